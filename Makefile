@@ -1,0 +1,42 @@
+# Everything on a fresh machine with Python 3.11+ and make: `make demo`, then `make test`.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= out
+
+.PHONY: demo test check full clean
+
+demo: $(VENV)/demo.stamp  ## paint a picture; until Marmo's own model exists, with an untrained stand-in
+	@test -f $(OUT)/stand-in.safetensors || $(BIN)/python benchmarks/checkpoint.py $(OUT)/stand-in.safetensors
+	@echo "The stand-in has random weights: it paints texture, not what the prompt says."
+	$(BIN)/marmo generate "a red fox in the snow" --model $(OUT)/stand-in.safetensors --seed 7 --output $(OUT)
+
+check: $(VENV)/dev.stamp  ## the fast inner loop: format, lint, types, import contract, spelling, fast tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/typos
+	$(BIN)/pytest -m "not parity and not slow and not long"
+
+test: $(VENV)/dev.stamp  ## every test that a change must pass
+	$(BIN)/pytest -m "not slow"
+
+full: $(VENV)/dev.stamp  ## also what takes gigabytes and minutes: the full-size run and the benchmarks
+	$(BIN)/pytest
+	$(BIN)/python benchmarks/full_size.py
+	$(BIN)/python benchmarks/compare.py
+
+$(VENV)/demo.stamp: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@ $(VENV)/demo.stamp
+
+clean:
+	rm -rf $(VENV) $(OUT) build dist .pytest_cache .ruff_cache .hypothesis

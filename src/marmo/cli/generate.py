@@ -1,0 +1,87 @@
+"""`marmo generate`: a request from the command line to pictures in a folder."""
+
+import json
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from marmo.cli.flags import RequestFlags, request_from
+from marmo.cli.progress import watch
+from marmo.files.atomic import claim
+from marmo.files.names import DEFAULT_PATTERN, PictureSuffix, check_pattern, output_path
+from marmo.files.pictures import save_picture
+from marmo.pipelines.events import Result
+
+if TYPE_CHECKING:
+    from marmo.pipelines.forecast import Forecast
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Paint pictures from words."""
+
+    prompt: tyro.conf.Positional[str]
+    """What the picture shows"""
+    request: Annotated[RequestFlags, tyro.conf.arg(name="")] = field(default_factory=RequestFlags)
+    output: Path = Path("out")
+    """Folder for the pictures"""
+    name: str = DEFAULT_PATTERN
+    """File names, of words and {seed} {index} {date} {time} {model} {prompt} {width} {height} {steps} {sampler}"""
+    format: PictureSuffix = "png"
+    """Kind of file"""
+    device: str | None = None
+    """cpu, cuda, mps, ...; the best there is by default"""
+    dtype: str | None = None
+    """float32, bfloat16 or float16; the fastest that is safe by default"""
+    json: bool = False
+    """Print JSON instead of words"""
+    estimate: bool = False
+    """Paint nothing; tell the memory that is needed and, after one measured step, the time"""
+
+    def run(self) -> int:
+        """Paint, save, tell."""
+        check_pattern(self.name)
+        request = request_from(self.prompt, self.request)
+        from marmo import catalog  # brings torch
+
+        model = catalog.open_model(request.model, self.device, self.dtype)
+        if self.estimate:
+            from marmo.pipelines.forecast import forecast
+
+            self._tell_forecast(forecast(model, request))
+            return 0
+        started = time.perf_counter()
+        result = watch(model.stream(request), request.num_images, quiet=self.json)
+        paths = self._save(result)
+        self._tell(result, paths, time.perf_counter() - started)
+        return 0
+
+    def _save(self, result: Result) -> list[Path]:
+        now, paths = datetime.now(), list[Path]()
+        for picture, record in zip(result.images, result.records, strict=True):
+            with claim(output_path(self.output, record, now, self.name, self.format)) as path:
+                save_picture(path, picture, record)
+            paths.append(path)
+        return paths
+
+    def _tell(self, result: Result, paths: list[Path], seconds: float) -> None:
+        if self.json:
+            pictures = [
+                {"file": str(path), "seed": record.seed} for path, record in zip(paths, result.records, strict=True)
+            ]
+            print(json.dumps({"pictures": pictures, "seconds": round(seconds, 3), "notes": result.notes}))
+            return
+        for note in result.notes:
+            print(f"note: {note}")
+        for path in paths:
+            print(path)
+
+    def _tell_forecast(self, cost: "Forecast") -> None:
+        if self.json:
+            print(json.dumps({"memory_bytes": cost.memory, "seconds": round(cost.seconds, 3)}))
+        else:
+            print(f"about {cost.memory / 2**30:.1f} GiB of memory and {cost.seconds:.0f} s")

@@ -1,0 +1,56 @@
+"""`marmo`: one command per file, one sentence per error."""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+from pydantic import ValidationError
+
+from marmo.cli.convert import Convert
+from marmo.cli.generate import Generate
+from marmo.cli.inspect import Inspect
+from marmo.cli.replay import Replay
+from marmo.request import explain
+from marmo.version import VERSION
+
+Command = (
+    Annotated[Generate, tyro.conf.subcommand("generate")]
+    | Annotated[Replay, tyro.conf.subcommand("replay")]
+    | Annotated[Inspect, tyro.conf.subcommand("inspect")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The program.  Exit codes: 0 done, 1 a replay that differs, 2 wrong input, 130 stopped by Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments == ["--version"]:
+        print(f"marmo {VERSION}")
+        return
+    command = tyro.cli(
+        Command,  # pyright: ignore[reportArgumentType] a union is a form, not a class
+        prog="marmo",
+        args=arguments,
+        description="Text to pictures: paint, inspect and convert models.",
+        config=(tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
+    )
+    sys.exit(_run(command))
+
+
+def _run(command: Generate | Replay | Inspect | Convert) -> int:
+    try:
+        return command.run()
+    except KeyboardInterrupt:
+        return _fail("stopped", 130)
+    except ValidationError as error:
+        return _fail(explain(error), 2)
+    except OSError as error:
+        return _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 2)
+    except ValueError as error:
+        return _fail(str(error), 2)
+
+
+def _fail(sentence: str, code: int) -> int:
+    print(f"marmo: {sentence}", file=sys.stderr)
+    return code

@@ -1,0 +1,26 @@
+"""A stream as one line on the terminal: what happens, how many pictures, steps, time left."""
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from marmo.pipelines.events import Event, Result, Stage, Step
+
+
+def watch(events: Iterator[Event], num_images: int, quiet: bool = False) -> Result:
+    """Follow a stream to its result.  The line goes to standard error, so that standard output holds results alone."""
+    pictures = f"{num_images} picture{'s' * (num_images > 1)}"
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True) as progress:
+        line = progress.add_task("opening", total=None)
+        for event in events:
+            match event:
+                case Stage():
+                    progress.update(line, description=event.name)
+                case Step():
+                    done = event.index + 1
+                    progress.update(line, description=f"painting {pictures}", completed=done, total=event.total)
+                case Result():
+                    return event
+    raise AssertionError("a stream ends with its result")

@@ -1,0 +1,132 @@
+"""`marmo replay`: make a picture again from its own record, and say how far the two are apart."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import tyro
+from PIL import Image
+
+from marmo.cli.progress import watch
+from marmo.files.pictures import decode_image, read_record, save_picture
+from marmo.files.record import Record
+from marmo.request import ImageRequest
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two pictures, level by level of 255."""
+
+    identical: bool
+    largest: int
+    share: float
+    """Of the values that differ at all, 0 to 1"""
+    psnr: float | None
+    """Decibels; none for identical pictures"""
+
+    def sentence(self) -> str:
+        """What a person wants to know."""
+        if self.identical:
+            return "identical: every pixel is the same"
+        return f"different: {self.share:.2%} of the values, by at most {self.largest} of 255, PSNR {self.psnr:.1f} dB"
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Make a picture again from the record inside it, and report the difference."""
+
+    picture: tyro.conf.Positional[Path]
+    """A picture that Marmo made"""
+    model: Path | None = None
+    """Where its model lies; by default a file of the same hash that was used on this machine before"""
+    init_image: Path | None = None
+    """The picture that it started from, if it did"""
+    output: Path | None = None
+    """Where to save the new picture; by default it is only compared"""
+    json: bool = False
+    """Print JSON instead of words"""
+
+    def run(self) -> int:
+        """Read, paint again, compare; 1 if the pictures differ."""
+        record = read_record(self.picture)
+        before = decode_image(self.picture.read_bytes())
+        from marmo import catalog  # brings torch
+
+        model = catalog.open_model(self.model or _find_model(record), _device(record), record.dtype)
+        changed = _changed(record, model.card.hashes())
+        result = watch(model.stream(self._request(record)), record.request.num_images, quiet=self.json)
+        after = result.images[record.image]
+        if self.output is not None:
+            save_picture(self.output, after, result.records[record.image])
+        difference = compare(before, after)
+        self._tell(difference, changed)
+        return 0 if difference.identical else 1
+
+    def _request(self, record: Record) -> ImageRequest:
+        """The whole request, all its pictures included: a batch rounds differently from a picture alone."""
+        wanted = record.inputs.get("init_image")
+        if wanted is None:
+            return record.request
+        if self.init_image is None:
+            raise ValueError(
+                f"{self.picture} was made from another picture (sha256 {wanted}); give it with --init-image"
+            )
+        data = self.init_image.read_bytes()
+        if sha256(data).hexdigest() != wanted:
+            raise ValueError(f"{self.init_image} is not the picture that {self.picture} was made from")
+        return record.request.model_copy(update={"init_image": data})
+
+    def _tell(self, difference: Difference, changed: list[str]) -> None:
+        if self.json:
+            print(json.dumps(asdict(difference) | {"changed": changed}))
+            return
+        for sentence in (*changed, difference.sentence()):
+            print(sentence)
+
+
+def compare(before: Image.Image, after: Image.Image) -> Difference:
+    """How far two pictures are apart; `ValueError` for pictures of two sizes."""
+    if before.size != after.size:
+        raise ValueError(f"the pictures have two sizes, {before.size} and {after.size}")
+    first, second = (np.asarray(picture.convert("RGB"), dtype=np.int16) for picture in (before, after))
+    apart = np.abs(first - second)
+    error = float(np.mean(np.square(apart, dtype=np.float64)))
+    psnr = 10 * math.log10(255**2 / error) if error else None
+    return Difference(not error, int(apart.max()), float(np.mean(apart > 0)), psnr)
+
+
+def _find_model(record: Record) -> Path:
+    """A file or folder on this machine with the record's weights."""
+    from marmo.weights.fingerprint import find_file
+
+    for name, digest in record.weights.items():
+        if path := find_file(digest):
+            inside = len(PurePosixPath(name).parts) - 1  # a folder's weights are named from the folder down
+            return path.parents[inside - 1] if inside else path
+    names = ", ".join(f"{name} (sha256 {digest[:10]}...)" for name, digest in record.weights.items())
+    raise ValueError(f"the weights are not known on this machine: {names}; say where they are with --model")
+
+
+def _device(record: Record) -> str | None:
+    """The kind of device that painted it, if this machine has one."""
+    import torch
+
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return record.device if here.get(record.device) else None
+
+
+def _changed(record: Record, hashes: dict[str, str]) -> list[str]:
+    """A sentence for every reason to expect another picture."""
+    import torch
+
+    sentences = [
+        f"note: the weights {name} are not the ones that painted this picture"
+        for name, digest in record.weights.items()
+        if digest not in hashes.values()
+    ]
+    if record.torch != torch.__version__:
+        sentences.append(f"note: painted with torch {record.torch}, replayed with {torch.__version__}")
+    return sentences

@@ -1,0 +1,158 @@
+"""Picture files, PNG, JPEG and WebP: saved with their record inside, read back, and decoded when a user brings one.
+
+Where the record (JSON) and A1111's infotext stand:
+
+    PNG         text chunks `marmo` and `parameters`: tEXt if Latin-1 can write them, iTXt otherwise
+    JPEG, WebP  EXIF MakerNote (UTF-8) and UserComment ("UNICODE", NUL, UTF-16BE, as A1111 writes it)
+
+The record is looked for in both places, so it survives a change of format that keeps text or EXIF.
+"""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, TiffTags, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from marmo.files.atomic import atomic_write
+from marmo.files.infotext import infotext
+from marmo.files.record import Record
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+MAX_PIXELS = 64_000_000
+MAX_RECORD_LENGTH = 4_000_000  # a request's longest prompts take a third of it
+MAX_JPEG_EXIF_BYTES = 65_533  # what one JPEG segment holds
+
+
+def save_picture(path: Path, picture: Image.Image, record: Record, quality: int = 95) -> None:
+    """Writes the picture and its record to `path`, in the format that its suffix names, whole or not at all."""
+    data = encode_picture(picture, record, path.suffix, quality)
+    with atomic_write(path) as stream:
+        stream.write(data)
+
+
+def encode_picture(picture: Image.Image, record: Record, suffix: str, quality: int = 95) -> bytes:
+    """The bytes of a `.png`, `.jpg`, `.jpeg` or `.webp` file; `quality` is 1 to 100, WebP is lossless at 100.
+
+    Raises `ValueError` for another suffix or quality, and for a record (an endless prompt) too long for a JPEG.
+    """
+    format = FORMATS.get(suffix.lower())
+    if format is None:
+        raise ValueError(f"a picture file ends in {', '.join(FORMATS)}, not in {suffix!r}")
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality is 1 to 100, not {quality}")
+    stream = BytesIO()
+    match format:
+        case "PNG":
+            picture.save(stream, format, pnginfo=_text_chunks(record))
+        case "JPEG":
+            picture.save(stream, format, quality=quality, exif=_short_exif(record))
+        case _:
+            picture.save(stream, format, quality=quality, lossless=quality == 100, exif=_exif(record))
+    return stream.getvalue()
+
+
+def read_record(path: Path) -> Record:
+    """The record inside a picture file; `ValueError`, naming the file, if there is none that can be read."""
+    with path.open("rb") as stream:
+        try:
+            return find_record(stream)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def find_record(stream: BinaryIO) -> Record:
+    """The record inside an open picture file, whose pixels are not decoded where the record precedes them."""
+    image = _open(stream)
+    with _pillow_errors():
+        text = _record_text(image)
+        if text is None and image.format == "PNG":
+            image.load()  # its text may stand behind the pixels
+            text = _record_text(image)
+    if text is None:
+        raise ValueError("the picture holds no Marmo record")
+    if len(text) > MAX_RECORD_LENGTH:
+        raise ValueError(f"the picture's record is {len(text)} long; at most {MAX_RECORD_LENGTH} is read")
+    return Record.from_json(text)
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """The RGB picture in a PNG, JPEG or WebP file, upright as its EXIF says; of an animation the first frame.
+
+    Transparency shows white, as in A1111 (diffusers would show the colours hidden below it); 16 bits become 8 by their
+    high byte; colour profiles are ignored.  Raises `ValueError` for another format, a damaged or cut-off file, and more
+    than 64 megapixels, which the header tells before anything is decoded.
+    """
+    image = _open(BytesIO(data))
+    with _pillow_errors():
+        return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def _open(stream: BinaryIO) -> Image.Image:
+    with _pillow_errors():
+        image = Image.open(stream, formats=tuple(set(FORMATS.values())))
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(
+            f"the picture has {image.width} x {image.height} pixels; at most {MAX_PIXELS // 1_000_000} million are read"
+        )
+    return image
+
+
+@contextmanager
+def _pillow_errors() -> Generator[None]:
+    """Pillow's readers raise whatever broke first, OSError, SyntaxError or struct.error; here it is `ValueError`."""
+    try:
+        yield
+    except UnidentifiedImageError:
+        raise ValueError("this is no PNG, JPEG or WebP picture, or its beginning is damaged") from None
+    except Exception as error:
+        raise ValueError(f"the picture cannot be read: {error}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "I;16":  # `convert` would clip at 255
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def _text_chunks(record: Record) -> PngInfo:
+    chunks = PngInfo()
+    chunks.add_text("marmo", record.to_json())
+    chunks.add_text("parameters", infotext(record))
+    return chunks
+
+
+def _exif(record: Record) -> bytes:
+    """Both fields have the type UNDEFINED, without which A1111 misreads them; Pillow's own `Exif` writes BYTE."""
+    fields, root = ImageFileDirectory_v2(), ImageFileDirectory_v2()
+    fields.tagtype = dict.fromkeys((ExifTags.Base.MakerNote, ExifTags.Base.UserComment), TiffTags.UNDEFINED)
+    fields[ExifTags.Base.MakerNote] = record.to_json().encode()
+    fields[ExifTags.Base.UserComment] = b"UNICODE\0" + infotext(record).encode("utf-16-be")
+    root[ExifTags.IFD.Exif] = 26  # where the fields start: behind 8 bytes of header and 18 of this directory
+    return b"Exif\0\0" + b"II*\0\x08\0\0\0" + root.tobytes(8) + fields.tobytes(26)
+
+
+def _short_exif(record: Record) -> bytes:
+    exif = _exif(record)
+    if len(exif) > MAX_JPEG_EXIF_BYTES:
+        raise ValueError(
+            f"the record takes {len(exif)} bytes, and a JPEG has room for {MAX_JPEG_EXIF_BYTES}; save a PNG or a WebP"
+        )
+    return exif
+
+
+def _record_text(image: Image.Image) -> str | bytes | None:
+    text = image.info.get("marmo")
+    if text is None:
+        text = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.MakerNote)
+    is_ours = isinstance(text, str | bytes) and text[:1] in ("{", b"{")  # a camera's note is not
+    return text if is_ours else None

@@ -1,0 +1,93 @@
+"""What a picture file says about its picture: enough to make it again where the same weights are.
+
+    record = Record(request=request, image=0, weights={"v1-5.safetensors": sha256}, ...)
+    Record.from_json(record.to_json()) == record
+
+The request is the resolved one.  Pictures inside it stand in the record by their sha256, as `inputs`.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import PurePath, PureWindowsPath
+from typing import Annotated, Literal, Self, cast
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+
+from marmo.request import ImageRequest, Schema
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+def _known(version: object) -> object:
+    if isinstance(version, int) and version > 1:
+        raise ValueError(f"the record has version {version}, from a newer Marmo; this one reads version 1")
+    return version
+
+
+class Record(Schema):
+    """One picture's request, which picture of it this is, and everything else that its pixels depend on."""
+
+    version: Annotated[Literal[1], BeforeValidator(_known)] = Field(default=1, description="Of this schema")
+    marmo: Name = Field(description="Marmo's version")
+    torch: Name = Field(description="PyTorch's version")
+    request: ImageRequest = Field(description="The resolved request, without the pictures inside it")
+    inputs: Mapping[Name, Sha256] = Field(default={}, description="Field of the request -> sha256 of its picture")
+    image: int = Field(ge=0, description="Which of the request's pictures this is, from 0; its seed is seed + image")
+    weights: Mapping[Name, Sha256] = Field(description="Weight file -> sha256")
+    dtype: Name = Field(description="Of the networks, such as float32")
+    device: Name = Field(description="Its kind, such as cpu")
+    sigmas: tuple[float, ...] = Field(description="The noise levels that were visited")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_hashes(cls, values: object) -> object:
+        """A living request gives up its pictures for their hashes."""
+        match values:
+            case {"request": ImageRequest() as request}:
+                pictures = {name: value for name, value in request if isinstance(value, bytes)}
+                bare = request.model_copy(update=dict.fromkeys(pictures))
+                hashes = {name: hashlib.sha256(data).hexdigest() for name, data in pictures.items()}
+                return {"inputs": hashes, **cast(dict[str, object], values), "request": bare}
+            case _:
+                return values
+
+    @model_validator(mode="after")
+    def _is_one_picture(self) -> Self:
+        if self.request.seed is None:
+            raise ValueError("a record holds a resolved request, and this one has no seed")
+        if self.image >= self.request.num_images:
+            raise ValueError(f"there is no picture {self.image} among {self.request.num_images}, counted from 0")
+        if any(isinstance(value, bytes) for _, value in self.request):
+            raise ValueError("a record holds the sha256 of an input picture, not the picture")
+        return self
+
+    @property
+    def seed(self) -> int:
+        """Of this picture."""
+        assert self.request.seed is not None
+        return self.request.seed + self.image
+
+    @property
+    def model(self) -> str | None:
+        """A short name: the weight file without its suffix, or what the request calls a model of several files."""
+        name = PureWindowsPath(self.request.model or "").name  # splits at both kinds of slash
+        if name and name not in self.weights:
+            return name
+        return PurePath(next(iter(self.weights))).stem if len(self.weights) == 1 else None
+
+    def to_json(self) -> str:
+        """Canonical: the same record always gives the same text, and every float comes back exactly."""
+        row = self.model_dump(mode="json")
+        return json.dumps(row, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """The inverse of `to_json`.  Raises `ValueError`, in one sentence, for anything else."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(str(part) for part in first["loc"]) or "the record"
+            raise ValueError(f"{place[:100]!r} is wrong: {first['msg'].removeprefix('Value error, ')}") from None

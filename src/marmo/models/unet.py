@@ -1,0 +1,222 @@
+"""The U-Net of latent diffusion: residual blocks that hear the time, transformers that hear the prompt.
+
+Ronneberger et al. 2015 (the shape), Ho et al. 2020 (time), Rombach et al. 2022 (cross-attention, section 3.3).
+
+Shapes: B batch, C channels of a level, H W height and width of a level, T = H W tokens, S context tokens, W width,
+E width of the time embedding.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from marmo.nn.attention import Attention, KeysValues
+from marmo.nn.blocks import ResBlock, Upsample
+from marmo.nn.embed import sinusoidal
+from marmo.nn.engine import Conv2d, Linear
+
+Context = Sequence[KeysValues]
+"""What every cross-attention needs to know of a prompt, in the order in which they ask; see `UNet.project`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """One entry per level, from the finest to the coarsest, in `channels`, `depths` and `num_heads`."""
+
+    in_channels: int                      # latents, plus whatever a task lays beside them
+    out_channels: int
+    channels: tuple[int, ...]
+    depths: tuple[int, ...]               # transformer blocks after each residual block; 0 is no attention
+    num_heads: tuple[int, ...]
+    context_width: int                    # of the text encoder's states
+    num_res_blocks: int = 2
+    num_groups: int = 32
+
+    @property
+    def time_width(self) -> int:
+        """Of the time embedding."""
+        return 4 * self.channels[0]
+
+
+SD1 = UNetConfig(
+    in_channels=4, out_channels=4, channels=(320, 640, 1280, 1280), depths=(1, 1, 1, 0), num_heads=(8, 8, 8, 8),
+    context_width=768,
+)
+SD1_TOY = replace(SD1, channels=(32, 64), depths=(1, 0), num_heads=(8, 8), context_width=64, num_res_blocks=1)
+
+
+class UNet(nn.Module):
+    """Predicts eps, v or x0 from noisy latents; which of them is not its business."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        first = config.channels[0]
+        self.time_in = Linear(first, config.time_width)
+        self.time_out = Linear(config.time_width, config.time_width)
+        self.conv_in = Conv2d(config.in_channels, first, 3, padding=1)
+        self.down = nn.ModuleList(_down_levels(config))
+        self.mid = Middle(config)
+        self.up = nn.ModuleList(_up_levels(config))       # in the order of use: the deepest level first
+        self.norm_out = nn.GroupNorm(config.num_groups, first, eps=1e-5)
+        self.conv_out = Conv2d(first, config.out_channels, 3, padding=1)
+
+    def project(self, tokens: Tensor) -> Context:
+        """The keys and values of a prompt, which stay the same at every step.  tokens B S W."""
+        return [block.cross.project(tokens) for block in self.modules() if isinstance(block, TransformerBlock)]
+
+    def forward(self, x: Tensor, t: Tensor, context: Context) -> Tensor:
+        """x B C H W, t B (0 to 999, fractions allowed), context of the same batch or of 1 -> B C' H W."""
+        time = self.time_in(sinusoidal(t, self.config.channels[0]).to(x.dtype))       # B E
+        time = F.silu(self.time_out(F.silu(time)))                                    # B E
+        asks = iter(context)                # `modules()` and this pass visit the cross-attentions in one order
+        x = self.conv_in(x)                                                           # B C0 H W
+        skips = [x]
+        for level in self.down:
+            x = level(x, time, asks, skips)                                           # B Ci H/2^i W/2^i
+        x = self.mid(x, time, asks)
+        for level in self.up:
+            x = level(x, time, asks, skips)
+        return self.conv_out(F.silu(self.norm_out(x)))                                # B C' H W
+
+
+class Stage(nn.Module):
+    """A residual block and, where the level attends, a transformer."""
+
+    def __init__(self, config: UNetConfig, channels: int, level: int) -> None:
+        super().__init__()
+        width = config.channels[level]
+        self.res = ResBlock(channels, width, config.num_groups, eps=1e-5, time_width=config.time_width)
+        self.transformer = SpatialTransformer(config, level) if config.depths[level] else None
+
+    def forward(self, x: Tensor, time: Tensor, asks: Iterator[KeysValues]) -> Tensor:
+        x = self.res(x, time)
+        return x if self.transformer is None else self.transformer(x, asks)
+
+
+class DownLevel(nn.Module):
+    """Stages at one size, each leaving a skip; then, unless the level is the coarsest, half the size."""
+
+    def __init__(self, config: UNetConfig, level: int) -> None:
+        super().__init__()
+        width, before = config.channels[level], config.channels[max(level - 1, 0)]
+        inputs = [before] + [width] * (config.num_res_blocks - 1)
+        self.stages = nn.ModuleList(Stage(config, channels, level) for channels in inputs)
+        last = level == len(config.channels) - 1
+        self.shrink = None if last else Conv2d(width, width, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor, time: Tensor, asks: Iterator[KeysValues], skips: list[Tensor]) -> Tensor:
+        for stage in self.stages:
+            x = stage(x, time, asks)
+            skips.append(x)
+        if self.shrink is not None:
+            x = self.shrink(x)
+            skips.append(x)
+        return x
+
+
+class Middle(nn.Module):
+    """Residual block, transformer, residual block at the coarsest size."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        width, level = config.channels[-1], len(config.channels) - 1
+        self.res1 = ResBlock(width, width, config.num_groups, eps=1e-5, time_width=config.time_width)
+        self.transformer = SpatialTransformer(config, level)
+        self.res2 = ResBlock(width, width, config.num_groups, eps=1e-5, time_width=config.time_width)
+
+    def forward(self, x: Tensor, time: Tensor, asks: Iterator[KeysValues]) -> Tensor:
+        return self.res2(self.transformer(self.res1(x, time), asks), time)
+
+
+class UpLevel(nn.Module):
+    """Stages at one size, each eating a skip; then, unless the level is the finest, twice the size."""
+
+    def __init__(self, config: UNetConfig, level: int, skips: list[int]) -> None:
+        super().__init__()
+        width, below = config.channels[level], config.channels[min(level + 1, len(config.channels) - 1)]
+        inputs = [below] + [width] * config.num_res_blocks
+        self.stages = nn.ModuleList(Stage(config, channels + skips.pop(), level) for channels in inputs)
+        self.grow = Upsample(width) if level else None
+
+    def forward(self, x: Tensor, time: Tensor, asks: Iterator[KeysValues], skips: list[Tensor]) -> Tensor:
+        for stage in self.stages:
+            x = stage(torch.cat([x, skips.pop()], dim=1), time, asks)
+        if self.grow is not None:
+            x = self.grow(x, skips[-1].shape[2:])         # an odd size is halved to its larger half
+        return x
+
+
+class SpatialTransformer(nn.Module):
+    """Every pixel a token: normalise, project in, transformer blocks, project out, add."""
+
+    def __init__(self, config: UNetConfig, level: int) -> None:
+        super().__init__()
+        width, heads = config.channels[level], config.num_heads[level]
+        self.norm = nn.GroupNorm(config.num_groups, width, eps=1e-6)
+        self.proj_in = Linear(width, width)
+        depth = max(config.depths[level], 1)              # the middle attends even where its level does not
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads, config.context_width) for _ in range(depth))
+        self.proj_out = Linear(width, width)
+
+    def forward(self, x: Tensor, asks: Iterator[KeysValues]) -> Tensor:
+        height = x.shape[2]
+        h = self.proj_in(rearrange(self.norm(x), "b c h w -> b (h w) c"))             # B T W
+        for block in self.blocks:
+            h = block(h, next(asks))
+        return x + rearrange(self.proj_out(h), "b (h w) c -> b c h w", h=height)      # B C H W
+
+
+class TransformerBlock(nn.Module):
+    """Attention among the pixels, attention to the prompt, a gated feed-forward; each normalised and added."""
+
+    def __init__(self, width: int, num_heads: int, context_width: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.self_attention = Attention(width, num_heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.cross = Attention(width, num_heads, context_width)
+        self.norm3 = nn.LayerNorm(width)
+        self.feed_forward = GatedFeedForward(width)
+
+    def forward(self, x: Tensor, context: KeysValues) -> Tensor:
+        """B T W -> B T W."""
+        x = x + self.self_attention(self.norm1(x))
+        x = x + self.cross(self.norm2(x), context)
+        return x + self.feed_forward(self.norm3(x))
+
+
+class GatedFeedForward(nn.Module):
+    """GEGLU (Shazeer 2020): half of the hidden units, gated by the GELU of the other half."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.proj_in = Linear(width, 8 * width)
+        self.proj_out = Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B T W -> B T W."""
+        hidden, gate = self.proj_in(x).chunk(2, dim=-1)                               # B T 4W each
+        return self.proj_out(hidden * F.gelu(gate))                                   # B T W
+
+
+def _down_levels(config: UNetConfig) -> list[DownLevel]:
+    return [DownLevel(config, level) for level in range(len(config.channels))]
+
+
+def _up_levels(config: UNetConfig) -> list[UpLevel]:
+    skips = _skip_channels(config)
+    return [UpLevel(config, level, skips) for level in reversed(range(len(config.channels)))]
+
+
+def _skip_channels(config: UNetConfig) -> list[int]:
+    """The channels of the skips in the order in which the way down leaves them."""
+    skips = [config.channels[0]]
+    for level, width in enumerate(config.channels):
+        shrinks = level < len(config.channels) - 1
+        skips += [width] * (config.num_res_blocks + shrinks)
+    return skips

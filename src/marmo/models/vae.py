@@ -1,0 +1,165 @@
+"""The autoencoder of latent diffusion (kl-f8 and its kin): pictures to latents an eighth of their size, and back.
+
+Rombach et al. 2022, section 3.1; the blocks are those of VQGAN (Esser et al. 2021).
+
+Shapes: B batch, C channels of a level, H W height and width, F the factor 2^(levels - 1), Z latent channels.
+"""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from marmo.nn.attention import Attention
+from marmo.nn.blocks import ResBlock, Upsample
+from marmo.nn.engine import Conv2d
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAEConfig:
+    """Levels run from full size to latent size."""
+
+    channels: tuple[int, ...]
+    latent_channels: int
+    latent_scale: float                   # latents times this have about unit variance
+    num_res_blocks: int = 2
+    num_groups: int = 32
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent along each axis."""
+        return 2 ** (len(self.channels) - 1)
+
+
+KL_F8 = VAEConfig(channels=(128, 256, 512, 512), latent_channels=4, latent_scale=0.18215)
+KL_F8_TOY = replace(KL_F8, channels=(32, 32, 64, 64), num_res_blocks=1)
+
+
+class Moments(NamedTuple):
+    """A diagonal Gaussian over latents; both B Z H/F W/F, the logarithm of the variance within [-30, 20]."""
+
+    mean: Tensor
+    logvar: Tensor
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """mean + standard deviation * noise."""
+        return self.mean + (0.5 * self.logvar).exp() * noise
+
+
+class VAE(nn.Module):
+    """Encoder and decoder.  Latents are the network's own; `latent_scale` is the caller's to apply."""
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        latents = config.latent_channels
+        self.encoder = Encoder(config)
+        self.to_moments = Conv2d(2 * latents, 2 * latents, 1)
+        self.from_latents = Conv2d(latents, latents, 1)
+        self.decoder = Decoder(config)
+
+    def encode(self, x: Tensor) -> Moments:
+        """Pixels B 3 H W in [-1, 1] -> the distribution of their latents."""
+        mean, logvar = self.to_moments(self.encoder(x)).chunk(2, dim=1)               # B Z H/F W/F each
+        return Moments(mean, logvar.clamp(-30, 20))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents B Z H/F W/F -> pixels B 3 H W, about [-1, 1]."""
+        return self.decoder(self.from_latents(z))
+
+
+class Encoder(nn.Module):
+    """conv, levels that halve, middle, conv to twice the latent channels."""
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        deepest = config.channels[-1]
+        self.conv_in = Conv2d(3, config.channels[0], 3, padding=1)
+        self.down = nn.ModuleList(DownLevel(config, level) for level in range(len(config.channels)))
+        self.mid = Middle(deepest, config.num_groups)
+        self.norm_out = nn.GroupNorm(config.num_groups, deepest, eps=1e-6)
+        self.conv_out = Conv2d(deepest, 2 * config.latent_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B 3 H W -> B 2Z H/F W/F."""
+        x = self.conv_in(x)
+        for level in self.down:
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+
+
+class Decoder(nn.Module):
+    """conv, middle, levels that double, conv to colours."""
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        finest, deepest = config.channels[0], config.channels[-1]
+        self.conv_in = Conv2d(config.latent_channels, deepest, 3, padding=1)
+        self.mid = Middle(deepest, config.num_groups)
+        levels = reversed(range(len(config.channels)))
+        self.up = nn.ModuleList(UpLevel(config, level) for level in levels)           # in the order of use
+        self.norm_out = nn.GroupNorm(config.num_groups, finest, eps=1e-6)
+        self.conv_out = Conv2d(finest, 3, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """B Z H/F W/F -> B 3 H W."""
+        x = self.mid(self.conv_in(z))
+        for level in self.up:
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+
+class DownLevel(nn.Module):
+    """Residual blocks; then, unless the level is the last, half the size."""
+
+    def __init__(self, config: VAEConfig, level: int) -> None:
+        super().__init__()
+        width, before = config.channels[level], config.channels[max(level - 1, 0)]
+        inputs = [before] + [width] * (config.num_res_blocks - 1)
+        self.blocks = nn.ModuleList(ResBlock(channels, width, config.num_groups, eps=1e-6) for channels in inputs)
+        last = level == len(config.channels) - 1
+        self.shrink = None if last else Conv2d(width, width, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B C H W -> B C' H/2 W/2."""
+        for block in self.blocks:
+            x = block(x)
+        if self.shrink is not None:
+            x = self.shrink(F.pad(x, (0, 1, 0, 1)))       # right and bottom only, as the original does
+        return x
+
+
+class UpLevel(nn.Module):
+    """One residual block more than on the way down; then, unless the level is the finest, twice the size."""
+
+    def __init__(self, config: VAEConfig, level: int) -> None:
+        super().__init__()
+        width, below = config.channels[level], config.channels[min(level + 1, len(config.channels) - 1)]
+        inputs = [below] + [width] * config.num_res_blocks
+        self.blocks = nn.ModuleList(ResBlock(channels, width, config.num_groups, eps=1e-6) for channels in inputs)
+        self.grow = Upsample(width) if level else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B C H W -> B C' 2H 2W."""
+        for block in self.blocks:
+            x = block(x)
+        return x if self.grow is None else self.grow(x)
+
+
+class Middle(nn.Module):
+    """Residual block, attention of every position to every other, residual block."""
+
+    def __init__(self, channels: int, num_groups: int) -> None:
+        super().__init__()
+        self.res1 = ResBlock(channels, channels, num_groups, eps=1e-6)
+        self.norm = nn.GroupNorm(num_groups, channels, eps=1e-6)
+        self.attention = Attention(channels, num_heads=1, qkv_bias=True)
+        self.res2 = ResBlock(channels, channels, num_groups, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B C H W -> B C H W."""
+        x = self.res1(x)
+        tokens = self.attention(rearrange(self.norm(x), "b c h w -> b (h w) c"))      # B HW C
+        return self.res2(x + rearrange(tokens, "b (h w) c -> b c h w", h=x.shape[2]))

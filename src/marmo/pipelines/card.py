@@ -1,0 +1,53 @@
+"""What a pipeline must know of a model before it reads a single weight."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from marmo.diffusion.denoiser import Target
+from marmo.diffusion.noise import STABLE_DIFFUSION, Betas
+from marmo.models.clip_text import ClipTextConfig
+from marmo.models.unet import UNetConfig
+from marmo.models.vae import VAEConfig
+from marmo.request import Defaults
+from marmo.weights.fingerprint import file_hash
+from marmo.weights.store import Tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentCard:
+    """A latent diffusion model: three networks, their weights under our names, and how they were trained.
+
+    The weights are lazy views of files; a card costs no memory.
+    """
+
+    path: Path
+    """The checkpoint file, or the folder that `files` lie in."""
+    files: tuple[Path, ...]
+    text: ClipTextConfig
+    unet: UNetConfig
+    vae: VAEConfig
+    weights: Mapping[str, Tensors]
+    """`text`, `unet` and `vae`."""
+    tokenizer: Path | None = None
+    """A folder with a tokenizer of its own; none means CLIP's."""
+    betas: Betas = STABLE_DIFFUSION
+    target: Target = "eps"
+    defaults: Defaults = field(default_factory=Defaults)
+    licence: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What people call it, without where it lies."""
+        return self.path.name
+
+    def hashes(self) -> dict[str, str]:
+        """The sha256 of every weight file, by its name from the checkpoint's folder down."""
+        return {
+            (self.path.name if file == self.path else file.relative_to(self.path).as_posix()): file_hash(file)
+            for file in self.files
+        }
+
+
+Card = LatentCard
+"""One kind per pipeline."""

@@ -1,0 +1,90 @@
+"""What a picture will cost before it is painted: memory from sizes, time from one measured step."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from marmo.models.unet import UNet
+from marmo.models.vae import VAE
+from marmo.pipelines import first_stage
+from marmo.pipelines.card import LatentCard
+from marmo.pipelines.events import Step
+from marmo.pipelines.latent import LATENTS_PER_CALL, LatentDiffusion, resolved
+from marmo.request import ImageRequest
+
+# Numbers held at the peak, in units of the widest layer's output; measured with Stable Diffusion 1's networks, see
+# `benchmarks/memory.py`.
+UNET_COPIES = 24
+DECODER_COPIES = 4
+PROCESS_BYTES = 350 << 20
+"""Python, torch and its threads before any weight."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Bytes at the peak, the program itself included; seconds from the first step to the last picture."""
+
+    memory: int
+    seconds: float
+
+
+def forecast(model: LatentDiffusion, request: ImageRequest) -> Forecast:
+    """Paint one step of a request (a second one where the first only warms up) and reckon the rest from it."""
+    whole = request.resolve(model.card.defaults)
+    evaluations = (len(model.sigmas(whole)) - 1) * (2 if whole.sampler == "heun" else 1)
+    step = _measure_step(model, whole)
+    decoding = step * _decoder_flops(model.card, whole) / _step_flops(model.card, whole)
+    return Forecast(expected_memory(model.card, whole, model.dtype), step * evaluations + decoding)
+
+
+def expected_memory(card: LatentCard, request: ImageRequest, dtype: torch.dtype) -> int:
+    """Bytes at the peak of painting a resolved request: weights, and the larger of a step and a decoding."""
+    numbers = sum(info.num_elements for part in card.weights.values() for info in part.infos.values())
+    latents = _latents(card, request)
+    rows = min(_rows(request), max(1, LATENTS_PER_CALL // latents))
+    step = UNET_COPIES * rows * latents * card.unet.channels[0]
+    piece = min(latents, first_stage.WHOLE) * card.vae.factor**2
+    decoding = DECODER_COPIES * piece * card.vae.channels[min(1, len(card.vae.channels) - 1)]
+    return PROCESS_BYTES + dtype.itemsize * (numbers + max(step, decoding))
+
+
+def _measure_step(model: LatentDiffusion, request: ImageRequest) -> float:
+    marks: list[float] = []
+    for event in model.stream(request):
+        marks.append(time.perf_counter())
+        if isinstance(event, Step) and (event.index == 1 or event.total == 1):
+            break
+    return marks[-1] - marks[-2]
+
+
+def _step_flops(card: LatentCard, request: ImageRequest) -> int:
+    with torch.device("meta"):
+        unet = UNet(card.unet)
+        x = torch.empty(_rows(request), card.unet.in_channels, *_size(card, request))
+        context = unet.project(torch.empty(1, card.text.context_length, card.text.width))
+        with FlopCounterMode(display=False) as counter:
+            unet(x, torch.empty(len(x)), context)
+    return counter.get_total_flops()
+
+
+def _decoder_flops(card: LatentCard, request: ImageRequest) -> int:
+    with torch.device("meta"):
+        vae = VAE(card.vae)
+        with FlopCounterMode(display=False) as counter:
+            vae.decode(torch.empty(request.num_images, card.vae.latent_channels, *_size(card, request)))
+    return counter.get_total_flops()
+
+
+def _rows(request: ImageRequest) -> int:
+    return request.num_images * (1 if request.guidance_scale == 1 else 2)
+
+
+def _size(card: LatentCard, request: ImageRequest) -> tuple[int, int]:
+    return resolved(request.height) // card.vae.factor, resolved(request.width) // card.vae.factor
+
+
+def _latents(card: LatentCard, request: ImageRequest) -> int:
+    height, width = _size(card, request)
+    return height * width

@@ -1,0 +1,230 @@
+"""The one description of a picture: Python call, command-line flags, HTTP body, queue row, the record inside the file.
+
+Whatever describes a picture is an `ImageRequest` field, and nothing else is.  `None` means "the model's default";
+`resolve` leaves nothing open.  This module imports no torch: `marmo --help`, the page and the JSON Schema rest on it.
+"""
+
+import base64
+import secrets
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Annotated, Literal, Self, cast, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+
+SamplerName = Literal["euler", "euler_ancestral", "ddim", "ddpm", "heun", "dpmpp_2m"]
+ScheduleName = Literal["normal", "karras", "exponential", "simple", "trailing", "leading", "linspace"]
+NoiseSourceName = Literal["torch-cpu"]
+StartRule = Literal["diffusers", "a1111"]
+
+# The amount of fresh noise that a sampler adds by default; a sampler that is not listed adds none and takes no `eta`.
+ETA: Mapping[SamplerName, float] = {"euler_ancestral": 1.0, "ddim": 0.0, "ddpm": 1.0}
+
+MAX_SIDE = 8192  # pixels
+MAX_SEED = 2**63 - 1
+
+
+def _nearest(allowed: tuple[str, ...]) -> BeforeValidator:
+    """A name outside `allowed` is refused with the nearest names that exist."""
+
+    def check(value: object) -> object:
+        if isinstance(value, str) and value not in allowed:
+            near = get_close_matches(value.lower().replace("+", "p").replace(" ", "_"), allowed, n=3, cutoff=0.4)
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            raise ValueError(f"{value!r} does not exist; {hint}the names are {', '.join(allowed)}")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _decode_image(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return base64.b64decode(value, validate=True)
+    except ValueError:
+        raise ValueError("an image inside a request is its file's bytes, in JSON as base64") from None
+
+
+ImageBytes = Annotated[
+    bytes,
+    BeforeValidator(_decode_image),
+    PlainSerializer(lambda data: base64.b64encode(data).decode(), return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "byte", "contentMediaType": "image/*"}),
+]
+"""The bytes of a PNG, JPEG or WebP file; base64 in JSON."""
+
+
+class Schema(BaseModel):
+    """What every part of a request has in common: frozen, and no field that we would ignore."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Guidance(Schema):
+    """How strongly, and where, the prompt pulls; the scale itself is `guidance_scale`."""
+
+    rescale: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of the result that is scaled back to the prompt's own contrast (Lin et al. 2023)",
+    )
+    low_sigma: float = Field(
+        default=0.0, ge=0, description="Guide only above this noise level (Kynkaanniemi et al. 2024)"
+    )
+    high_sigma: float | None = Field(
+        default=None, gt=0, description="Guide only up to this noise level; none means from the start"
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.high_sigma is not None and self.high_sigma <= self.low_sigma:
+            raise ValueError(
+                f"guidance.high_sigma {self.high_sigma:g} must lie above guidance.low_sigma {self.low_sigma:g}"
+            )
+        return self
+
+
+class ImageRequest(Schema):
+    """Everything that decides a picture.  `None` is the model's default; see `resolve`."""
+
+    prompt: str = Field(default="", max_length=100_000, description="What the picture shows")
+    negative_prompt: str | None = Field(
+        default=None, max_length=100_000, description="What the picture should keep away from"
+    )
+    model: str | None = Field(
+        default=None, max_length=4096, description="A model's name, checkpoint file or diffusers folder"
+    )
+    width: int | None = Field(default=None, ge=8, le=MAX_SIDE, description="Pixels")
+    height: int | None = Field(default=None, ge=8, le=MAX_SIDE, description="Pixels")
+    steps: int | None = Field(
+        default=None, ge=1, le=1000, description="Noise levels visited from pure noise to picture"
+    )
+    sampler: Annotated[SamplerName, _nearest(get_args(SamplerName))] | None = Field(
+        default=None, description="The solver that walks down the noise levels"
+    )
+    schedule: Annotated[ScheduleName, _nearest(get_args(ScheduleName))] | None = Field(
+        default=None, description="How the noise levels are spaced"
+    )
+    guidance_scale: float | None = Field(default=None, ge=0, le=100, description="Pull towards the prompt; 1 is none")
+    guidance: Guidance = Field(default=Guidance(), description="Details of the guidance")
+    eta: float | None = Field(
+        default=None, ge=0, le=2, description="Fresh noise per step, for the samplers that have it"
+    )
+    seed: int | None = Field(
+        default=None, ge=0, le=MAX_SEED, description="The first picture's seed; picture i has seed + i"
+    )
+    num_images: int = Field(default=1, ge=1, le=64, description="Pictures to make")
+    noise_source: Annotated[NoiseSourceName, _nearest(get_args(NoiseSourceName))] = Field(
+        default="torch-cpu", description="Where random numbers come from"
+    )
+    init_image: ImageBytes | None = Field(default=None, description="A picture to start from")
+    strength: float | None = Field(
+        default=None, ge=0, le=1, description="How far to leave init_image: 0 keeps it, 1 ignores nearly all"
+    )
+    start: Annotated[StartRule, _nearest(get_args(StartRule))] = Field(
+        default="diffusers",
+        description="Whose start: diffusers' (unit-variance noise) or A1111's (noise times sigma, one step more)",
+    )
+    clip_skip: int | None = Field(
+        default=None, ge=1, le=12, description="Which layer of CLIP's text tower is read, counted from the end"
+    )
+
+    def resolve(self, defaults: "Defaults") -> "ImageRequest":
+        """The same request with nothing left open.
+
+        Raises `ValueError`, naming the field, for what this family of models does not use, for what cannot act (a
+        `strength` without a picture to start from) and for sizes that the model cannot paint.
+        """
+        for name in sorted(self.model_fields_set & defaults.unused):
+            raise ValueError(f"{name} means nothing to this model; leave it out")
+        opened = {name: value for name, value in defaults.values.items() if getattr(self, name) is None}
+        whole = self.model_copy(update=opened)
+        return whole.model_copy(update=whole._derived()).check(defaults)
+
+    def _derived(self) -> dict[str, object]:
+        """Defaults that depend on other fields."""
+        update: dict[str, object] = {}
+        if self.seed is None:
+            update["seed"] = secrets.randbelow(2**32)
+        if self.sampler is not None and self.eta is None:
+            update["eta"] = ETA.get(self.sampler)
+        if self.init_image is not None and self.strength is None:
+            update["strength"] = 0.75
+        return update
+
+    def check(self, defaults: "Defaults") -> Self:
+        """Itself, or `ValueError` for a combination of fields that could not act."""
+        multiple = defaults.size_multiple
+        for name, side in (("width", self.width), ("height", self.height)):
+            if side is not None and side % multiple:
+                lower = max(side // multiple, 1) * multiple
+                raise ValueError(
+                    f"{name} {side} is not a multiple of {multiple}; the nearest are {lower} and {lower + multiple}"
+                )
+        if self.strength is not None and self.init_image is None:
+            raise ValueError("strength needs an init_image to leave")
+        if self.eta is not None and self.sampler is not None and self.sampler not in ETA:
+            raise ValueError(
+                f"eta means nothing to {self.sampler}, which adds no fresh noise; it acts on {', '.join(ETA)}"
+            )
+        if self.seed is not None and self.seed + self.num_images - 1 > MAX_SEED:
+            raise ValueError(
+                f"seed {self.seed} leaves no room for {self.num_images} pictures; the largest seed is {MAX_SEED}"
+            )
+        return self
+
+
+class Defaults(Schema):
+    """What a model fills in for `None`, which fields it does not use, and the sizes that it paints."""
+
+    negative_prompt: str = ""
+    width: int = 512
+    height: int = 512
+    steps: int = 25
+    sampler: SamplerName = "dpmpp_2m"
+    schedule: ScheduleName = "karras"
+    guidance_scale: float = 7.0
+    clip_skip: int = 1
+    size_multiple: int = 8
+    unused: frozenset[str] = frozenset()
+
+    @property
+    def values(self) -> dict[str, object]:
+        """Field of the request -> value, without the fields that this model does not use."""
+        return {name: value for name, value in self if name in ImageRequest.model_fields and name not in self.unused}
+
+
+def explain(error: ValidationError) -> str:
+    """One clause per refused field: its name, what is allowed, what was given."""
+    clauses = [
+        _clause(item["type"], [str(part) for part in item["loc"]], item["msg"], cast(object, item["input"]))
+        for item in error.errors(include_url=False)
+    ]
+    return "; ".join(dict.fromkeys(clauses))
+
+
+def _clause(kind: str, place: list[str], message: str, value: object) -> str:
+    fields = {*ImageRequest.model_fields, *Guidance.model_fields}
+    if kind == "extra_forbidden":
+        near = get_close_matches(place[-1], fields, n=1)
+        return f"{'.'.join(place)}: no such field" + (f"; did you mean {near[0]}?" if near else "")
+    name = ".".join(part for part in place if part in fields)
+    if kind == "value_error":
+        return ": ".join(filter(None, [name, message.removeprefix("Value error, ")]))
+    return f"{name}: {message.replace('Input should', 'must')}, not {_short(value)}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,3 @@
+"""Marmo's version, once."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,168 @@
+"""A model as it lies on disk, opened whatever its layout: single file, diffusers folder, or one network alone.
+
+    checkpoint = open_checkpoint(Path("v1-5.safetensors"))
+    checkpoint.parts["unet"].config, checkpoint.parts["unet"].tensors      # ours, lazy
+
+Opening reads headers and JSON, checks every name and shape, and no tensor's data.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from marmo.weights.folders import open_part, part_files
+from marmo.weights.forms import Form, Json, Network, NetworkConfig, expected, recognise
+from marmo.weights.keymap import to_ours
+from marmo.weights.maps.compvis import LEFTOVERS
+from marmo.weights.store import Tensors, open_file, select
+
+SINGLE_FILE: Mapping[Network, str] = {
+    "text": "cond_stage_model.transformer.",
+    "unet": "model.diffusion_model.",
+    "vae": "first_stage_model.",
+}
+FOLDER: Mapping[Network, str] = {"text": "text_encoder", "unet": "unet", "vae": "vae"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One network of a checkpoint: its config and its weights under our names."""
+
+    form: Form
+    config: NetworkConfig
+    tensors: Tensors
+
+    @property
+    def network(self) -> Network:
+        return self.form.network
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(info.num_elements for info in self.tensors.infos.values())
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """The dtypes that occur, the most frequent first."""
+        names = [str(info.dtype).removeprefix("torch.") for info in self.tensors.infos.values()]
+        return tuple(sorted(set(names), key=names.count, reverse=True))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The networks that a path holds."""
+
+    path: Path
+    layout: str
+    parts: Mapping[Network, Part]
+    files: tuple[Path, ...]
+    """The weight files."""
+    tokenizer: Path | None = None
+    scheduler: Json = field(default_factory=dict[str, object])
+    """A diffusers folder's scheduler_config.json."""
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def open_checkpoint(path: Path, variant: str | None = None) -> Checkpoint:
+    """Recognise what lies at a path, by content.
+
+    Raises `ValueError`, in one sentence, for what is not there, damaged, or of an architecture that we do not know.
+    """
+    if not path.is_dir():
+        return _open_single(path)
+    if (path / "model_index.json").is_file():
+        return _open_folder(path, variant)
+    if (path / "config.json").is_file():
+        part, files = _open_component(path, variant)
+        return Checkpoint(path, f"{part.network} folder", {part.network: part}, files, metadata=part.tensors.metadata)
+    raise ValueError(f"{path} holds no model: neither model_index.json nor config.json is in it")
+
+
+def _open_single(path: Path) -> Checkpoint:
+    tensors = open_file(path)
+    if any(name.startswith(SINGLE_FILE["unet"]) for name in tensors.infos):
+        return Checkpoint(path, "single file", _split(path, tensors), (path,), metadata=tensors.metadata)
+    part = _part(path, tensors, _read_json(path.parent / "config.json") if _has_config(path) else None)
+    return Checkpoint(path, f"{part.network} file", {part.network: part}, (path,), metadata=tensors.metadata)
+
+
+def _split(path: Path, tensors: Tensors) -> dict[Network, Part]:
+    """A single file's networks, each found below its prefix; what else it holds must be a known leftover."""
+    prefixes = tuple(SINGLE_FILE.values())
+    known = {drop.theirs for drop in LEFTOVERS}
+    strange = [name for name in tensors.infos if not name.startswith(prefixes) and not known & set(_beginnings(name))]
+    if strange:
+        raise ValueError(
+            f"{path} is no Stable Diffusion 1 file: it also holds {len(strange)} unknown tensors ({strange[0]}, ...)"
+        )
+    return {network: _part(path, select(tensors, prefix), None, network) for network, prefix in SINGLE_FILE.items()}
+
+
+def _beginnings(name: str) -> list[str]:
+    """`a.b.c` -> a, a.b, a.b.c"""
+    parts = name.split(".")
+    return [".".join(parts[: end + 1]) for end in range(len(parts))]
+
+
+def _open_folder(path: Path, variant: str | None) -> Checkpoint:
+    parts: dict[Network, Part] = {}
+    files: list[Path] = []
+    for network, name in FOLDER.items():
+        part, its_files = _open_component(path / name, variant)
+        if part.network != network:
+            raise ValueError(f"{path / name} holds a {part.network} where a {network} belongs")
+        parts[network] = part
+        files += its_files
+    scheduler = path / "scheduler" / "scheduler_config.json"
+    return Checkpoint(
+        path,
+        "diffusers folder",
+        parts,
+        tuple(files),
+        tokenizer=path / "tokenizer" if (path / "tokenizer").is_dir() else None,
+        scheduler=_read_json(scheduler) if scheduler.is_file() else {},
+    )
+
+
+def _open_component(folder: Path, variant: str | None) -> tuple[Part, tuple[Path, ...]]:
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is missing")
+    return _part(folder, open_part(folder, variant), _read_json(folder / "config.json")), part_files(folder, variant)
+
+
+def _part(path: Path, tensors: Tensors, config_json: Json | None, network: Network | None = None) -> Part:
+    """The network that these tensors are; `network` if the place says what it must be."""
+    form = recognise(tensors.infos)
+    if form is None or network not in (None, form.network):
+        wanted = f"no {network}" if network else "no network that Marmo knows"
+        first = next(iter(tensors.infos), "nothing")
+        raise ValueError(f"{path} holds {wanted}: its {len(tensors.infos)} tensors begin with {first}")
+    try:
+        config = _config(form, tensors, config_json)
+        return Part(form, config, to_ours(form.rules(config), tensors, expected(config), f"a {form.network}"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _config(form: Form, tensors: Tensors, config_json: Json | None) -> NetworkConfig:
+    if config_json is not None and form.from_json is not None:
+        return form.from_json(config_json)
+    if form.config is None:
+        raise ValueError(f"a {form.network} with diffusers' names needs its config.json beside it; give the folder")
+    return form.config(tensors.infos)
+
+
+def _has_config(path: Path) -> bool:
+    """Whether a file is one network of a folder, as `vae/diffusion_pytorch_model.safetensors` is."""
+    return path.name.startswith(("diffusion_pytorch_model", "model.")) and (path.parent / "config.json").is_file()
+
+
+def _read_json(path: Path) -> Json:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    return cast(Json, value)

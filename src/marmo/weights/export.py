@@ -1,0 +1,98 @@
+"""Checkpoints written as other programs read them: a single file with the authors' names, or a diffusers folder."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from marmo.files.atomic import atomic_write
+from marmo.text.bpe import clip_tokenizer
+from marmo.weights.checkpoint import FOLDER, SINGLE_FILE, Checkpoint, Part
+from marmo.weights.folders import write_sharded
+from marmo.weights.forms import Family, Json, Network, written
+from marmo.weights.keymap import to_theirs
+from marmo.weights.store import Tensors, cast, join, prefixed, write
+
+STEMS: Mapping[Network, str] = {"text": "model", "clip": "model"}
+"""transformers' networks; diffusers' are called `diffusion_pytorch_model`."""
+
+SCHEDULER: Json = {
+    "_class_name": "PNDMScheduler",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+}
+"""As Stable Diffusion 1's own folders say it."""
+
+MODEL_INDEX: Json = {
+    "_class_name": "StableDiffusionPipeline",
+    "feature_extractor": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+def write_single_file(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None = None) -> None:
+    """One safetensors file with the authors' names; of one network, or of all three below CompVis's prefixes."""
+    if path.suffix != ".safetensors":
+        raise ValueError(
+            f"a single file ends in .safetensors, not in {path.suffix!r}; for a folder give a name without dot"
+        )
+    alone = len(checkpoint.parts) == 1
+    whole = [
+        prefixed(_foreign(part, "original", dtype), "" if alone else SINGLE_FILE[network])
+        for network, part in checkpoint.parts.items()
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, join(*whole), checkpoint.metadata)
+
+
+def write_folder(
+    checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None = None, max_shard_bytes: int | None = None
+) -> None:
+    """A diffusers folder; of one network its own folder, of all three a pipeline's."""
+    if len(checkpoint.parts) == 1:
+        _write_component(next(iter(checkpoint.parts.values())), folder, dtype, max_shard_bytes)
+        return
+    for network, part in checkpoint.parts.items():
+        _write_component(part, folder / FOLDER[network], dtype, max_shard_bytes)
+    clip_tokenizer().save(folder / "tokenizer")
+    scheduler = checkpoint.scheduler or SCHEDULER
+    _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    index = {**MODEL_INDEX, "scheduler": ["diffusers", scheduler.get("_class_name", SCHEDULER["_class_name"])]}
+    _write_json(folder / "model_index.json", index)  # last: a folder without it is not finished
+
+
+def _write_component(part: Part, folder: Path, dtype: torch.dtype | None, max_shard_bytes: int | None) -> None:
+    to_json = written(part.network, "diffusers").to_json
+    assert to_json is not None
+    tensors, stem = _foreign(part, "diffusers", dtype), STEMS.get(part.network, "diffusion_pytorch_model")
+    folder.mkdir(parents=True, exist_ok=True)
+    if max_shard_bytes is None:
+        write(folder / f"{stem}.safetensors", tensors, {"format": "pt"})
+    else:
+        write_sharded(folder, stem, tensors, max_shard_bytes)
+    _write_json(folder / "config.json", to_json(part.config))
+
+
+def _foreign(part: Part, family: Family, dtype: torch.dtype | None) -> Tensors:
+    tensors = part.tensors if dtype is None else cast(part.tensors, dtype)
+    return to_theirs(written(part.network, family).rules(part.config), tensors)
+
+
+def _write_json(path: Path, value: Mapping[str, object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as stream:
+        stream.write((json.dumps(value, indent=2, sort_keys=True) + "\n").encode())

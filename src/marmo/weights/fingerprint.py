@@ -1,0 +1,58 @@
+"""The sha256 of weight files, remembered from run to run: a file is hashed again only when its size or time changes."""
+
+import os
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from marmo.files.atomic import atomic_write
+from marmo.weights.store import sha256
+
+Known = TypeAdapter(dict[str, str])
+"""`path:size:time` -> sha256, as the cache keeps it."""
+
+
+def file_hash(path: Path) -> str:
+    """The file's sha256 in hex.  A cache that cannot be read or written only costs time."""
+    stamp, known = _stamp(path), _read()
+    if stamp not in known:
+        known[stamp] = sha256(path)
+        _write(known)
+    return known[stamp]
+
+
+def find_file(digest: str) -> Path | None:
+    """A file whose hash was taken on this machine and that has not changed since."""
+    for stamp, known in _read().items():
+        path = Path(stamp.rsplit(":", 2)[0])
+        if known == digest and path.is_file() and _stamp(path) == stamp:
+            return path
+    return None
+
+
+def cache_folder() -> Path:
+    """$MARMO_CACHE, else marmo in the user's cache folder."""
+    if chosen := os.environ.get("MARMO_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "marmo"
+
+
+def _stamp(path: Path) -> str:
+    status = path.stat()
+    return f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
+
+
+def _read() -> dict[str, str]:
+    try:
+        return Known.validate_json((cache_folder() / "hashes.json").read_bytes())
+    except (OSError, ValidationError):
+        return {}
+
+
+def _write(known: dict[str, str]) -> None:
+    try:
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        with atomic_write(cache_folder() / "hashes.json") as file:
+            file.write(Known.dump_json(known))
+    except OSError:
+        return

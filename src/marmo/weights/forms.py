@@ -1,0 +1,170 @@
+"""The ways in which files name the tensors of the networks that we know, one row each.
+
+A form is recognised by a tensor that only it has.  The config comes from a config.json where one lies beside the
+weights (heads and activations have no shape), else from names and shapes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from marmo.models.clip import Clip, ClipConfig
+from marmo.models.clip_text import ClipText, ClipTextConfig
+from marmo.models.tiny_decoder import TinyDecoder, TinyDecoderConfig
+from marmo.models.unet import UNet, UNetConfig
+from marmo.models.vae import VAE, VAEConfig
+from marmo.weights.keymap import Rule, shapes
+from marmo.weights.maps import clip, clip_config, tiny_decoder, unet, vae
+from marmo.weights.store import TensorInfo
+
+Network = Literal["text", "unet", "vae", "clip", "tiny_decoder"]
+NetworkConfig = ClipTextConfig | UNetConfig | VAEConfig | ClipConfig | TinyDecoderConfig
+Family = Literal["original", "diffusers"]
+"""Whose names: those of the network's authors, in single files, or those of diffusers and transformers, in folders."""
+
+Infos = Mapping[str, TensorInfo]
+Json = Mapping[str, object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """One way of naming the tensors of one network."""
+
+    network: Network
+    family: Family
+    mark: str
+    """A tensor that this form has and no other, before it in the list, has."""
+    rules: Callable[..., list[Rule]]
+    """config -> rules"""
+    config: Callable[[Infos], NetworkConfig] | None = None
+    from_json: Callable[[Json], NetworkConfig] | None = None
+    to_json: Callable[..., Json] | None = None
+
+
+FORMS = (
+    Form(
+        network="unet",
+        family="original",
+        mark="input_blocks.0.0.weight",
+        rules=unet.compvis,
+        config=unet.config_from_compvis,
+    ),
+    Form(
+        network="unet",
+        family="diffusers",
+        mark="down_blocks.0.resnets.0.time_emb_proj.weight",
+        rules=unet.diffusers,
+        from_json=unet.config_from_json,
+        to_json=unet.config_to_json,
+    ),
+    Form(
+        network="vae",
+        family="original",
+        mark="encoder.down.0.block.0.norm1.weight",
+        rules=vae.compvis,
+        config=vae.config_from_compvis,
+    ),
+    Form(
+        network="vae",
+        family="diffusers",
+        mark="encoder.mid_block.attentions.0.to_q.weight",
+        rules=vae.diffusers,
+        from_json=vae.config_from_json,
+        to_json=vae.config_to_json,
+    ),
+    Form(
+        network="vae",
+        family="diffusers",
+        mark="encoder.mid_block.attentions.0.query.weight",
+        rules=vae.diffusers,
+        from_json=vae.config_from_json,
+    ),
+    Form(
+        network="clip",
+        family="original",
+        mark="visual.conv1.weight",
+        rules=clip.openai,
+        config=clip_config.clip_config_from_openai,
+    ),
+    Form(
+        network="clip",
+        family="diffusers",
+        mark="visual_projection.weight",
+        rules=clip.huggingface,
+    ),
+    Form(
+        network="text",
+        family="original",
+        mark="text_model.embeddings.position_ids",
+        rules=clip.compvis_text,
+        config=clip_config.text_config_from,
+        from_json=clip_config.text_config_from_json,
+    ),
+    Form(
+        network="text",
+        family="diffusers",
+        mark="text_model.embeddings.token_embedding.weight",
+        rules=clip.huggingface_text,
+        config=clip_config.text_config_from,
+        from_json=clip_config.text_config_from_json,
+        to_json=clip_config.text_config_to_json,
+    ),
+    Form(
+        network="text",
+        family="diffusers",
+        mark="embeddings.token_embedding.weight",
+        rules=clip.huggingface_text,
+        config=clip_config.text_config_from,
+        from_json=clip_config.text_config_from_json,
+    ),
+    Form(
+        network="tiny_decoder",
+        family="original",
+        mark="3.conv.0.weight",
+        rules=tiny_decoder.taesd,
+        config=tiny_decoder.config_from_taesd,
+    ),
+    Form(
+        network="tiny_decoder",
+        family="diffusers",
+        mark="decoder.layers.0.weight",
+        rules=tiny_decoder.diffusers,
+        from_json=tiny_decoder.config_from_json,
+    ),
+)
+
+
+def recognise(infos: Infos) -> Form | None:
+    """The form of these tensors, if we know it."""
+    return next((form for form in FORMS if form.mark in infos), None)
+
+
+def written(network: Network, family: Family) -> Form:
+    """The form in which a network is written; `ValueError` where that family cannot hold it."""
+    for form in FORMS:
+        if (form.network, form.family) == (network, family) and (family == "original" or form.to_json):
+            return form
+    raise ValueError(f"a {network} cannot be written as a {family} {'file' if family == 'original' else 'folder'}")
+
+
+def expected(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of the weights that a network with this config has."""
+    with torch.device("meta"):
+        return shapes(_make(config))
+
+
+def _make(config: NetworkConfig) -> nn.Module:
+    match config:
+        case ClipTextConfig():
+            return ClipText(config)
+        case UNetConfig():
+            return UNet(config)
+        case VAEConfig():
+            return VAE(config)
+        case ClipConfig():
+            return Clip(config)
+        case TinyDecoderConfig():
+            return TinyDecoder(config)

@@ -1,0 +1,78 @@
+"""The door to attention: slices give what the whole gives, and no score matrix outgrows its bound."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from marmo.nn.engine import attend
+
+
+def draw(batch: int, heads: int, length: int, context: int, width: int = 8) -> tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(0)
+    q = torch.randn(batch, heads, length, width)
+    k, v = torch.randn(2, batch, heads, context, width)
+    return q, k, v
+
+
+@pytest.fixture
+def scores(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The bytes of every score matrix that is asked for."""
+    asked: list[int] = []
+    whole = F.scaled_dot_product_attention
+
+    def spy(q: Tensor, k: Tensor, v: Tensor, is_causal: bool = False) -> Tensor:
+        asked.append(q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] * q.element_size())
+        return whole(q, k, v, is_causal=is_causal)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    return asked
+
+
+def by_hand(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v
+
+
+@pytest.mark.parametrize("score_bytes", [1, 500, 2 * 3 * 5 * 4 * 7, 1 << 20])
+def test_slices_equal_the_whole(score_bytes: int) -> None:
+    q, k, v = draw(2, 3, 11, 5)
+    sliced = attend(q, k, v, score_bytes=score_bytes)
+    torch.testing.assert_close(sliced, by_hand(q, k, v), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(sliced, attend(q, k, v), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("score_bytes", [300, 1000, 5000])
+def test_no_score_matrix_outgrows_the_bound(scores: list[int], score_bytes: int) -> None:
+    q, k, v = draw(2, 3, 50, 6)
+    attend(q, k, v, score_bytes=score_bytes)
+    assert sum(scores) == 2 * 3 * 50 * 6 * 4
+    assert max(scores) <= score_bytes
+    assert max(scores) > score_bytes // 2  # and no more slices than are needed
+
+
+def test_half_precision_has_slices_twice_as_long(scores: list[int]) -> None:
+    q, k, v = (x.bfloat16() for x in draw(1, 1, 64, 4))
+    attend(q, k, v, score_bytes=8 * 16)
+    assert len(scores) == 4
+
+
+def test_a_picture_of_2048_pixels_stays_within_a_gibibyte(scores: list[int]) -> None:
+    tokens = 256 * 256
+    q = torch.empty(1, 8, tokens, 40, device="meta")
+    attend(q, q, q)
+    assert sum(scores) == 8 * tokens * tokens * 4
+    assert max(scores) <= 1 << 30
+
+
+def test_one_row_at_a_time_is_the_least(scores: list[int]) -> None:
+    q, k, v = draw(1, 2, 3, 5)
+    attend(q, k, v, score_bytes=1)
+    assert scores == [2 * 5 * 4] * 3
+
+
+def test_causal_attention_sees_no_future() -> None:
+    q, k, v = draw(1, 2, 6, 6)
+    changed = torch.cat([v[:, :, :4], v[:, :, 4:] + 1], dim=2)
+    before, after = attend(q, k, v, causal=True), attend(q, k, changed, causal=True)
+    assert torch.equal(before[:, :, :4], after[:, :, :4])
+    assert not torch.allclose(before[:, :, 4:], after[:, :, 4:])
