@@ -6,29 +6,31 @@
     result = model.generate(marmo.ImageRequest(prompt="a red fox", seed=7))
     result.save_png("fox.png")
 
-Importing this imports no torch; `load` does.
+Importing this imports nothing else: torch comes with `load`, pydantic with `ImageRequest`.
 """
 
-from pathlib import Path
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from marmo.pipelines.events import Result, Stage, Step
-from marmo.request import ImageRequest
 from marmo.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from marmo.pipelines.latent import LatentDiffusion
+    from marmo.catalog import load
+    from marmo.pipelines.events import Result, Stage, Step
+    from marmo.request import ImageRequest
 
 __all__ = ["ImageRequest", "Result", "Stage", "Step", "__version__", "load"]
 
+_HOMES = {
+    "ImageRequest": "marmo.request",
+    "Result": "marmo.pipelines.events",
+    "Stage": "marmo.pipelines.events",
+    "Step": "marmo.pipelines.events",
+    "load": "marmo.catalog",
+}
 
-def load(
-    model: str | Path | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-    preview: str | Path | None = None,
-) -> "LatentDiffusion":
-    """A model, ready to paint; see `marmo.catalog.load`."""
-    from marmo import catalog
 
-    return catalog.load(model, device, dtype, preview)
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'marmo' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_HOMES[name]), name)

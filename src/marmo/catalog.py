@@ -15,6 +15,7 @@ from marmo.pipelines.card import Card, LatentCard
 from marmo.pipelines.device import choose_device, choose_dtype
 from marmo.pipelines.latent import LatentDiffusion
 from marmo.request import Defaults, explain
+from marmo.text.bpe import ClipTokenizer
 from marmo.weights.checkpoint import Checkpoint, open_checkpoint
 from marmo.weights.forms import Json
 from marmo.weights.keymap import fill
@@ -70,6 +71,7 @@ def latent_card(checkpoint: Checkpoint) -> LatentCard:
     configs = {network: part.config for network, part in checkpoint.parts.items()}
     match configs.get("text"), configs.get("unet"), configs.get("vae"):
         case ClipTextConfig() as text, UNetConfig() as unet, VAEConfig() as vae:
+            _check_fit(checkpoint.path, text, unet, vae)
             return LatentCard(
                 path=checkpoint.path,
                 files=checkpoint.files,
@@ -87,6 +89,24 @@ def latent_card(checkpoint: Checkpoint) -> LatentCard:
             raise ValueError(f"{checkpoint.path} holds {held} alone; painting needs text, unet and vae")
 
 
+def _check_fit(path: Path, text: ClipTextConfig, unet: UNetConfig, vae: VAEConfig) -> None:
+    """`ValueError` for networks that are each known and together are no text-to-image model."""
+    latents = vae.latent_channels
+    if (unet.in_channels, unet.out_channels) != (latents, latents):
+        raise ValueError(
+            f"{path}: its unet turns {unet.in_channels} channels into {unet.out_channels}, and latents have {latents}; "
+            "models for inpainting or editing cannot paint from words alone"
+        )
+    if unet.context_width != text.width:
+        raise ValueError(
+            f"{path}: its unet reads texts {unet.context_width} wide, and its text encoder writes {text.width}"
+        )
+    if text.vocab_size <= ClipTokenizer.END:
+        raise ValueError(
+            f"{path}: its text encoder knows {text.vocab_size} tokens, and CLIP's tokenizer has {ClipTokenizer.END + 1}"
+        )
+
+
 def _target(scheduler: Json) -> Target:
     name = scheduler.get("prediction_type", "epsilon")
     if not isinstance(name, str) or name not in TARGETS:
@@ -96,6 +116,9 @@ def _target(scheduler: Json) -> Target:
 
 def _betas(scheduler: Json) -> Betas:
     """A folder's own noise levels; Stable Diffusion's where it names none."""
+    for name in ("trained_betas", "rescale_betas_zero_snr"):
+        if scheduler.get(name):
+            raise ValueError(f"scheduler_config.json has {name}, which Marmo does not know yet")
     start, end = scheduler.get("beta_start", STABLE_DIFFUSION.start), scheduler.get("beta_end", STABLE_DIFFUSION.end)
     levels = scheduler.get("num_train_timesteps", STABLE_DIFFUSION.num_levels)
     match scheduler.get("beta_schedule", "scaled_linear"), start, end, levels:

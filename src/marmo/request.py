@@ -40,7 +40,7 @@ def _nearest(allowed: tuple[str, ...]) -> BeforeValidator:
         if isinstance(value, str) and value not in allowed:
             near = get_close_matches(value.lower().replace("+", "p").replace(" ", "_"), allowed, n=3, cutoff=0.4)
             hint = f"did you mean {' or '.join(near)}? " if near else ""
-            raise ValueError(f"{value!r} does not exist; {hint}the names are {', '.join(allowed)}")
+            raise ValueError(f"{_short(value)} does not exist; {hint}the names are {', '.join(allowed)}")
         return value
 
     return BeforeValidator(check)
@@ -146,8 +146,9 @@ class ImageRequest(Schema):
         Raises `ValueError`, naming the field, for what this family of models does not use, for what cannot act (a
         `strength` without a picture to start from) and for sizes that the model cannot paint.
         """
-        for name in sorted(self.model_fields_set & defaults.unused):
-            raise ValueError(f"{name} means nothing to this model; leave it out")
+        for name in sorted(defaults.unused):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} means nothing to this model; leave it out")
         opened = {name: value for name, value in defaults.values.items() if getattr(self, name) is None}
         whole = self.model_copy(update=opened)
         return whole.model_copy(update=whole._derived()).check(defaults)
@@ -222,7 +223,8 @@ def _clause(kind: str, place: list[str], message: str, value: object) -> str:
     name = ".".join(part for part in place if part in fields)
     if kind == "value_error":
         return ": ".join(filter(None, [name, message.removeprefix("Value error, ")]))
-    return f"{name}: {message.replace('Input should', 'must')}, not {_short(value)}"
+    must = message.replace("Input should", "must").replace("String should", "must")
+    return f"{name or 'the request'}: {must}, not {_short(value)}"
 
 
 def _short(value: object) -> str:

@@ -1,6 +1,7 @@
 """The U-Net: sizes of the real ones, wiring, the clock, and contexts that are projected once."""
 
 from dataclasses import fields, replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -132,7 +133,7 @@ def test_tokens_have_no_order_of_their_own() -> None:
 def test_the_clock_is_heard_between_its_ticks() -> None:
     unet, (x, _, tokens) = toy(), inputs()
     results = [unet(x, torch.full((2,), t), unet.project(tokens)) for t in (500.0, 500.5, 501.0)]
-    steps = [(later - earlier).abs().max() for earlier, later in zip(results, results[1:], strict=False)]
+    steps = [(later - earlier).abs().max() for earlier, later in pairwise(results)]
     assert min(steps) > 1e-5
 
 

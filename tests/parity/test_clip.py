@@ -34,7 +34,7 @@ transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.parity
 
 TEXT = replace(VIT_L_14_TEXT, width=128, num_layers=3, num_heads=2, vocab_size=99, context_length=17)
-VISION = replace(VIT_L_14_IMAGE, width=64, num_layers=2, num_heads=1, patch_size=8, embed_width=48, image_size=32)
+VISION = replace(VIT_L_14_IMAGE, width=128, num_layers=2, num_heads=2, patch_size=8, embed_width=48, image_size=32)
 RESNET = replace(RN50_IMAGE, width=8, depths=(2, 1, 3, 1), embed_width=48, image_size=96)
 END = TEXT.vocab_size - 1
 
@@ -384,7 +384,7 @@ def test_openai_names(tmp_path, image, activation):
     if image is VISION:
         images = published.vision(pixels, VISION.num_layers, VISION.num_heads)
     else:
-        images = published.resnet(pixels, RESNET.depths, RESNET.num_heads)
+        images = published.resnet(pixels, RESNET.depths, 32 * RESNET.width // 64)
     assert_close(ours.encode_text(ids()), texts)
     assert_close(ours.encode_image(pixels), images)
     assert_close(ours(ids(), pixels), state["logit_scale"].exp() * images @ texts.T)

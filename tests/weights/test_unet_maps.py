@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from marmo.models.unet import SD1, SD1_TOY, UNet, UNetConfig
 from marmo.weights.keymap import Rule, fill, shapes, to_ours, to_theirs
 from marmo.weights.maps.unet import compvis, config_from_compvis, config_from_json, config_to_json, diffusers
-from marmo.weights.store import Tensors, from_state
+from marmo.weights.store import TensorInfo, Tensors, from_state
 
 SMALL = replace(SD1_TOY, channels=(8, 16), num_groups=8, context_width=6)
 CONFIGS = {
@@ -145,7 +147,7 @@ def without(tensors: Tensors, *names: str) -> Tensors:
 )
 def test_a_broken_file_is_named(missing: str) -> None:
     theirs = to_theirs(compvis(SD1_TOY), weights(SD1_TOY))
-    with pytest.raises(ValueError, match="do not tell the network's size: .* is missing"):
+    with pytest.raises(ValueError, match=r"do not tell the network's size: .* is missing"):
         config_from_compvis(without(theirs, missing).infos)
 
 
@@ -257,3 +259,49 @@ def test_every_refused_option_is_in_one_message() -> None:
 def test_senseless_values_are_refused(name: str, value: object) -> None:
     with pytest.raises(ValueError):
         config_from_json({**config_to_json(SD1), name: value})
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.sampled_from(V1.split('"')),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=6,
+)
+NAMES = sorted(config_to_json(SD1))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=5), JSON, max_size=4), st.booleans())
+def test_any_json_is_a_config_or_a_clear_refusal(obj: dict[str, object], whole: bool) -> None:
+    try:
+        config = config_from_json({**config_to_json(SD1), **obj} if whole else obj)
+    except ValueError:
+        return
+    assert config_from_json(config_to_json(config)) == config
+
+
+INFOS = to_theirs(compvis(SD1_TOY), weights(SD1_TOY)).infos
+SHAPES = st.lists(st.integers(0, 1 << 40), max_size=4).map(tuple)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.dictionaries(st.sampled_from(sorted(INFOS)), st.none() | SHAPES, max_size=4))
+def test_any_names_and_shapes_are_a_config_or_a_clear_refusal(changes: dict[str, tuple[int, ...] | None]) -> None:
+    infos = dict(INFOS)
+    for name, shape in changes.items():
+        del infos[name]
+        if shape is not None:
+            infos[name] = TensorInfo(torch.float32, shape)
+    try:
+        config = config_from_compvis(infos)
+        shapes(meta(config))
+    except ValueError:
+        return
+    assert config.num_res_blocks >= 1
+
+
+def test_a_file_with_senselessly_many_blocks_is_refused() -> None:
+    many = dict.fromkeys(
+        (f"input_blocks.{block}.0.op.weight" for block in range(100_000)), TensorInfo(torch.int8, (1,))
+    )
+    with pytest.raises(ValueError, match=r"100000 parts in input_blocks. are more than 64"):
+        config_from_compvis(many)

@@ -172,7 +172,7 @@ def test_the_config_is_read_from_names_and_shapes(config: VAEConfig) -> None:
 def test_a_broken_file_is_named(missing: str) -> None:
     theirs = to_theirs(compvis(KL_F8_TOY), weights(KL_F8_TOY))
     left = {name: info for name, info in theirs.infos.items() if not name.startswith(missing)}
-    with pytest.raises(ValueError, match="do not tell the .* size: .* is missing"):
+    with pytest.raises(ValueError, match=r"do not tell the .* size: .* is missing"):
         config_from_compvis(left)
 
 

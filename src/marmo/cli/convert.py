@@ -28,6 +28,8 @@ class Convert:
         """Read headers, stream the weights, say what came out."""
         if self.target.exists() and not (self.overwrite and self.target.is_file()):
             raise ValueError(f"{self.target} exists; choose another name{' or --overwrite' * self.target.is_file()}")
+        if self.target.suffix in (".ckpt", ".pt", ".pth", ".bin"):
+            raise ValueError(f"{self.target}: a single file ends in .safetensors; Marmo writes no {self.target.suffix}")
         import torch
 
         from marmo.weights.checkpoint import open_checkpoint

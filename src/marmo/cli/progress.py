@@ -12,7 +12,8 @@ def watch(events: Iterator[Event], num_images: int, quiet: bool = False) -> Resu
     """Follow a stream to its result.  The line goes to standard error, so that standard output holds results alone."""
     pictures = f"{num_images} picture{'s' * (num_images > 1)}"
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as progress:
         line = progress.add_task("opening", total=None)
         for event in events:
             match event:

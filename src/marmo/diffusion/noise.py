@@ -90,7 +90,8 @@ def exponential(table: NoiseTable, steps: int) -> Tensor:
 def simple(table: NoiseTable, steps: int) -> Tensor:
     """Every (T / steps)-th level, counted from the noisiest, rounded towards it (ComfyUI)."""
     stride = len(table.sigmas) / steps  # rounded here and not after the product, as in ComfyUI: it decides at 38 steps
-    return table.sigmas[[len(table.sigmas) - 1 - int(i * stride) for i in range(steps)]]
+    times = len(table.sigmas) - 1 - (torch.arange(steps, dtype=torch.float64) * stride).long()
+    return table.sigmas[times]
 
 
 def trailing(table: NoiseTable, steps: int) -> Tensor:

@@ -202,7 +202,9 @@ class LatentDiffusion:
                 raise ValueError(
                     f"{self.card.name} is damaged: {network} weight {name} holds values that are no numbers"
                 )
-        raise ValueError(f"the {network} overflowed in {self.dtype}; load the model with dtype float32")
+        name = str(self.dtype).removeprefix("torch.")
+        cure = "lower guidance_scale" if self.dtype == torch.float32 else "load the model with dtype float32"
+        raise ValueError(f"the {network} overflowed in {name}; {cure}")
 
 
 def resolved(value: T | None) -> T:

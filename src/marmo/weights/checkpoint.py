@@ -23,6 +23,8 @@ SINGLE_FILE: Mapping[Network, str] = {
     "unet": "model.diffusion_model.",
     "vae": "first_stage_model.",
 }
+METADATA_FILE = "marmo.json"
+"""In a folder, what a single file's metadata says; other programs pass it over."""
 FOLDER: Mapping[Network, str] = {"text": "text_encoder", "unet": "unet", "vae": "vae"}
 
 
@@ -114,7 +116,7 @@ def _open_folder(path: Path, variant: str | None) -> Checkpoint:
             raise ValueError(f"{path / name} holds a {part.network} where a {network} belongs")
         parts[network] = part
         files += its_files
-    scheduler = path / "scheduler" / "scheduler_config.json"
+    scheduler, metadata = path / "scheduler" / "scheduler_config.json", path / METADATA_FILE
     return Checkpoint(
         path,
         "diffusers folder",
@@ -122,6 +124,7 @@ def _open_folder(path: Path, variant: str | None) -> Checkpoint:
         tuple(files),
         tokenizer=path / "tokenizer" if (path / "tokenizer").is_dir() else None,
         scheduler=_read_json(scheduler) if scheduler.is_file() else {},
+        metadata={key: str(value) for key, value in _read_json(metadata).items()} if metadata.is_file() else {},
     )
 
 

@@ -8,7 +8,7 @@ import torch
 
 from marmo.files.atomic import atomic_write
 from marmo.text.bpe import clip_tokenizer
-from marmo.weights.checkpoint import FOLDER, SINGLE_FILE, Checkpoint, Part
+from marmo.weights.checkpoint import FOLDER, METADATA_FILE, SINGLE_FILE, Checkpoint, Part
 from marmo.weights.folders import write_sharded
 from marmo.weights.forms import Family, Json, Network, written
 from marmo.weights.keymap import to_theirs
@@ -69,6 +69,8 @@ def write_folder(
     for network, part in checkpoint.parts.items():
         _write_component(part, folder / FOLDER[network], dtype, max_shard_bytes)
     clip_tokenizer().save(folder / "tokenizer")
+    if checkpoint.metadata:
+        _write_json(folder / METADATA_FILE, checkpoint.metadata)
     scheduler = checkpoint.scheduler or SCHEDULER
     _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     index = {**MODEL_INDEX, "scheduler": ["diffusers", scheduler.get("_class_name", SCHEDULER["_class_name"])]}

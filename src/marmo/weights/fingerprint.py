@@ -1,15 +1,12 @@
 """The sha256 of weight files, remembered from run to run: a file is hashed again only when its size or time changes."""
 
+import json
 import os
 from pathlib import Path
-
-from pydantic import TypeAdapter, ValidationError
+from typing import cast
 
 from marmo.files.atomic import atomic_write
 from marmo.weights.store import sha256
-
-Known = TypeAdapter(dict[str, str])
-"""`path:size:time` -> sha256, as the cache keeps it."""
 
 
 def file_hash(path: Path) -> str:
@@ -43,16 +40,19 @@ def _stamp(path: Path) -> str:
 
 
 def _read() -> dict[str, str]:
+    """`path:size:time` -> sha256"""
     try:
-        return Known.validate_json((cache_folder() / "hashes.json").read_bytes())
-    except (OSError, ValidationError):
+        known = json.loads((cache_folder() / "hashes.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
         return {}
+    entries = cast(dict[str, object], known) if isinstance(known, dict) else {}
+    return {stamp: digest for stamp, digest in entries.items() if isinstance(digest, str)}
 
 
 def _write(known: dict[str, str]) -> None:
     try:
         cache_folder().mkdir(parents=True, exist_ok=True)
         with atomic_write(cache_folder() / "hashes.json") as file:
-            file.write(Known.dump_json(known))
+            file.write(json.dumps(known, indent=0).encode())
     except OSError:
         return

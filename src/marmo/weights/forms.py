@@ -35,8 +35,8 @@ class Form:
 
     network: Network
     family: Family
-    mark: str
-    """A tensor that this form has and no other, before it in the list, has."""
+    marks: tuple[str, ...]
+    """Tensors of which this form has one, and no form before it in the list has any."""
     rules: Callable[..., list[Rule]]
     """config -> rules"""
     config: Callable[[Infos], NetworkConfig] | None = None
@@ -48,14 +48,14 @@ FORMS = (
     Form(
         network="unet",
         family="original",
-        mark="input_blocks.0.0.weight",
+        marks=("input_blocks.0.0.weight",),
         rules=unet.compvis,
         config=unet.config_from_compvis,
     ),
     Form(
         network="unet",
         family="diffusers",
-        mark="down_blocks.0.resnets.0.time_emb_proj.weight",
+        marks=("down_blocks.0.resnets.0.time_emb_proj.weight",),
         rules=unet.diffusers,
         from_json=unet.config_from_json,
         to_json=unet.config_to_json,
@@ -63,42 +63,37 @@ FORMS = (
     Form(
         network="vae",
         family="original",
-        mark="encoder.down.0.block.0.norm1.weight",
+        marks=("encoder.down.0.block.0.norm1.weight",),
         rules=vae.compvis,
         config=vae.config_from_compvis,
     ),
     Form(
         network="vae",
         family="diffusers",
-        mark="encoder.mid_block.attentions.0.to_q.weight",
+        marks=("encoder.mid_block.attentions.0.to_q.weight", "encoder.mid_block.attentions.0.query.weight"),
         rules=vae.diffusers,
         from_json=vae.config_from_json,
         to_json=vae.config_to_json,
     ),
     Form(
-        network="vae",
-        family="diffusers",
-        mark="encoder.mid_block.attentions.0.query.weight",
-        rules=vae.diffusers,
-        from_json=vae.config_from_json,
-    ),
-    Form(
         network="clip",
         family="original",
-        mark="visual.conv1.weight",
+        marks=("visual.conv1.weight",),
         rules=clip.openai,
         config=clip_config.clip_config_from_openai,
     ),
     Form(
         network="clip",
         family="diffusers",
-        mark="visual_projection.weight",
+        marks=("visual_projection.weight",),
         rules=clip.huggingface,
+        from_json=clip_config.clip_config_from_json,
+        to_json=clip_config.clip_config_to_json,
     ),
     Form(
         network="text",
         family="original",
-        mark="text_model.embeddings.position_ids",
+        marks=("text_model.embeddings.position_ids",),
         rules=clip.compvis_text,
         config=clip_config.text_config_from,
         from_json=clip_config.text_config_from_json,
@@ -106,31 +101,23 @@ FORMS = (
     Form(
         network="text",
         family="diffusers",
-        mark="text_model.embeddings.token_embedding.weight",
+        marks=("text_model.embeddings.token_embedding.weight", "embeddings.token_embedding.weight"),
         rules=clip.huggingface_text,
         config=clip_config.text_config_from,
         from_json=clip_config.text_config_from_json,
         to_json=clip_config.text_config_to_json,
     ),
     Form(
-        network="text",
-        family="diffusers",
-        mark="embeddings.token_embedding.weight",
-        rules=clip.huggingface_text,
-        config=clip_config.text_config_from,
-        from_json=clip_config.text_config_from_json,
-    ),
-    Form(
         network="tiny_decoder",
         family="original",
-        mark="3.conv.0.weight",
+        marks=("3.conv.0.weight",),
         rules=tiny_decoder.taesd,
         config=tiny_decoder.config_from_taesd,
     ),
     Form(
         network="tiny_decoder",
         family="diffusers",
-        mark="decoder.layers.0.weight",
+        marks=("decoder.layers.0.weight",),
         rules=tiny_decoder.diffusers,
         from_json=tiny_decoder.config_from_json,
     ),
@@ -139,15 +126,15 @@ FORMS = (
 
 def recognise(infos: Infos) -> Form | None:
     """The form of these tensors, if we know it."""
-    return next((form for form in FORMS if form.mark in infos), None)
+    return next((form for form in FORMS if any(mark in infos for mark in form.marks)), None)
 
 
 def written(network: Network, family: Family) -> Form:
     """The form in which a network is written; `ValueError` where that family cannot hold it."""
-    for form in FORMS:
-        if (form.network, form.family) == (network, family) and (family == "original" or form.to_json):
-            return form
-    raise ValueError(f"a {network} cannot be written as a {family} {'file' if family == 'original' else 'folder'}")
+    form = next(form for form in FORMS if (form.network, form.family) == (network, family))
+    if family == "diffusers" and form.to_json is None:
+        raise ValueError(f"a {network} cannot be written as a diffusers folder; give a name that ends in .safetensors")
+    return form
 
 
 def expected(config: NetworkConfig) -> dict[str, tuple[int, ...]]:

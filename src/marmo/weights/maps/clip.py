@@ -11,7 +11,7 @@ from marmo.models.clip_text import ClipTextConfig
 from marmo.models.clip_vision import ClipVisionConfig
 from marmo.weights.keymap import Constant, Drop, Fuse, Permute, Rename, Rule, renames
 
-HUGGINGFACE_BLOCK = {
+_HUGGINGFACE_BLOCK = {
     "layer_norm1": "norm1",
     "self_attn.q_proj": "attention.q",
     "self_attn.k_proj": "attention.k",
@@ -21,16 +21,16 @@ HUGGINGFACE_BLOCK = {
     "mlp.fc1": "feed_forward.proj_in",
     "mlp.fc2": "feed_forward.proj_out",
 }
-OPENAI_BLOCK = {
+_OPENAI_BLOCK = {
     "ln_1": "norm1",
     "attn.out_proj": "attention.out",
     "ln_2": "norm2",
     "mlp.c_fc": "feed_forward.proj_in",
     "mlp.c_proj": "feed_forward.proj_out",
 }
-CONVOLUTIONS = {"conv1": "conv1", "bn1": "norm1", "conv2": "conv2", "bn2": "norm2", "conv3": "conv3", "bn3": "norm3"}
-SHORTCUT = {"downsample.0": "shortcut.1", "downsample.1": "shortcut.2"}
-ATTENTION_POOL = {"positional_embedding": "positions", "q_proj": "q", "k_proj": "k", "v_proj": "v", "c_proj": "out"}
+_CONVOLUTIONS = {"conv1": "conv1", "bn1": "norm1", "conv2": "conv2", "bn2": "norm2", "conv3": "conv3", "bn3": "norm3"}
+_SHORTCUT = {"downsample.0": "shortcut.1", "downsample.1": "shortcut.2"}
+_ATTENTION_POOL = {"positional_embedding": "positions", "q_proj": "q", "k_proj": "k", "v_proj": "v", "c_proj": "out"}
 
 _COUNTED = "0, 1, 2, ..., which needs no file"
 
@@ -109,7 +109,7 @@ def _huggingface_vision(config: ClipVisionConfig) -> list[Rule]:
 
 
 def _huggingface_blocks(theirs: str, ours: str, num_layers: int) -> list[Rule]:
-    return [rule for i in range(num_layers) for rule in renames(f"{theirs}.{i}", f"{ours}.{i}", HUGGINGFACE_BLOCK)]
+    return [rule for i in range(num_layers) for rule in renames(f"{theirs}.{i}", f"{ours}.{i}", _HUGGINGFACE_BLOCK)]
 
 
 def _openai_vision(config: ClipVisionConfig) -> list[Rule]:
@@ -127,7 +127,7 @@ def _openai_vision(config: ClipVisionConfig) -> list[Rule]:
 def _openai_blocks(theirs: str, ours: str, num_layers: int) -> list[Rule]:
     rules: list[Rule] = []
     for i in range(num_layers):
-        rules += renames(f"{theirs}.{i}", f"{ours}.{i}", OPENAI_BLOCK)
+        rules += renames(f"{theirs}.{i}", f"{ours}.{i}", _OPENAI_BLOCK)
         for leaf in ("weight", "bias"):
             parts = tuple(f"{ours}.{i}.attention.{part}.{leaf}" for part in "qkv")
             rules.append(Fuse(f"{theirs}.{i}.attn.in_proj_{leaf}", parts))
@@ -135,11 +135,11 @@ def _openai_blocks(theirs: str, ours: str, num_layers: int) -> list[Rule]:
 
 
 def _openai_resnet(config: ClipResNetConfig) -> list[Rule]:
-    rules = renames("visual", "image.stem", CONVOLUTIONS)
-    rules += renames("visual.attnpool", "image.pool", ATTENTION_POOL)
+    rules = renames("visual", "image.stem", _CONVOLUTIONS)
+    rules += renames("visual.attnpool", "image.pool", _ATTENTION_POOL)
     for level, depth in enumerate(config.depths):
         theirs, ours = f"visual.layer{level + 1}", f"image.levels.{level}"
-        rules += renames(f"{theirs}.0", f"{ours}.0", SHORTCUT)
+        rules += renames(f"{theirs}.0", f"{ours}.0", _SHORTCUT)
         for block in range(depth):
-            rules += renames(f"{theirs}.{block}", f"{ours}.{block}", CONVOLUTIONS)
+            rules += renames(f"{theirs}.{block}", f"{ours}.{block}", _CONVOLUTIONS)
     return rules

@@ -12,9 +12,11 @@ from marmo.weights.store import TensorInfo
 
 Infos = Mapping[str, TensorInfo]
 
-# Bounds on what a stranger's config.json may ask of us.  SDXL's widest layer has 10,240 channels.
-_MOST_LEVELS = 16
-_MOST = 1 << 16
+# Bounds on what a stranger's file may ask of us, well above what any network has.
+MOST_BLOCKS = 16  # in a row within a level; SDXL has 10
+_MOST_LEVELS = 8
+_MOST_MODULES = 128  # in a list; the longest CLIP has 56 layers
+_MOST = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -91,15 +93,18 @@ def settle(
 def size(infos: Infos, name: str, axis: int) -> int:
     """The length of an axis of a tensor."""
     info = infos.get(name)
-    if info is None or axis >= len(info.shape) or 0 in info.shape:
+    if info is None or axis >= len(info.shape) or not 1 <= info.shape[axis] <= _MOST:
         found = "missing" if info is None else f"of shape {list(info.shape)}"
         raise ValueError(f"the tensors do not tell the network's size: {name} is {found}")
     return info.shape[axis]
 
 
-def count(infos: Infos, prefix: str) -> int:
+def count(infos: Infos, prefix: str, most: int = _MOST_MODULES) -> int:
     """How many different parts of names follow `prefix`, which ends in a dot: the length of a list of modules."""
-    return len({name.removeprefix(prefix).split(".")[0] for name in infos if name.startswith(prefix)})
+    found = len({name.removeprefix(prefix).split(".")[0] for name in infos if name.startswith(prefix)})
+    if found > most:
+        raise ValueError(f"the tensors do not tell the network's size: {found} parts in {prefix} are more than {most}")
+    return found
 
 
 def one_or_all(values: tuple[int, ...]) -> int | list[int]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from marmo.models.tiny_decoder import TinyDecoderConfig
 from marmo.weights.keymap import Drop, Rename, Rule, renames
-from marmo.weights.maps.config import Infos, settle, size
+from marmo.weights.maps.config import MOST_BLOCKS, Infos, settle, size
 
 _BLOCK = {"conv.0": "conv1", "conv.2": "conv2", "conv.4": "conv3"}
 _DIFFUSERS = "decoder.layers."
@@ -37,7 +37,6 @@ _HARMLESS: Mapping[str, str] = {
     "latent_shift": "acts only where latents are stored as bytes",
     "num_encoder_blocks": "about the encoder",
 }
-_MOST_BLOCKS = 64  # in a row; a config.json may say anything
 
 
 def taesd(config: TinyDecoderConfig) -> list[Rule]:
@@ -54,7 +53,7 @@ def config_from_taesd(infos: Infos) -> TinyDecoderConfig:
     """The config of a decoder under TAESD's own names."""
     blocks = sum(name.endswith(".conv.0.weight") for name in infos)
     doublings = sum(name.endswith(".weight") and name.removesuffix("weight") + "bias" not in infos for name in infos)
-    if not 0 < doublings < blocks:
+    if not 0 < doublings < blocks <= 4 * MOST_BLOCKS:
         raise ValueError(f"TAESD's decoder cannot have {blocks} blocks and {doublings} convolutions without bias")
     return TinyDecoderConfig(
         latent_channels=size(infos, "1.weight", 1),
@@ -67,7 +66,7 @@ def config_from_taesd(infos: Infos) -> TinyDecoderConfig:
 def config_from_json(obj: Mapping[str, object]) -> TinyDecoderConfig:
     """The config in an AutoencoderTiny's `config.json`; `ValueError` names every option that `TinyDecoder` lacks."""
     options = settle(obj, _EXPRESSED, _FIXED, _HARMLESS)
-    *blocks, last = options.wholes("num_decoder_blocks", _MOST_BLOCKS)
+    *blocks, last = options.wholes("num_decoder_blocks", MOST_BLOCKS)
     channels = options.wholes("decoder_block_out_channels")
     if len(set(blocks)) != 1 or last != 1:
         raise ValueError(f"num_decoder_blocks in the config.json is {[*blocks, last]}; it must be like [3, 3, 3, 1]")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from marmo.models.unet import UNetConfig
 from marmo.weights.keymap import Rename, Reshape, Rule, renames
-from marmo.weights.maps.config import Infos, count, one_or_all, settle, size
+from marmo.weights.maps.config import MOST_BLOCKS, Infos, count, one_or_all, settle, size
 
 _COMPVIS_ENDS = {
     "time_embed.0": "time_in",
@@ -98,7 +98,6 @@ _HARMLESS: Mapping[str, str] = {
 }
 _DOWN_TYPES = ("DownBlock2D", "CrossAttnDownBlock2D")
 _UP_TYPES = ("UpBlock2D", "CrossAttnUpBlock2D")
-_MOST_BLOCKS = 64  # in a row; no model has more than 10, and a config.json may say anything
 
 
 def compvis(config: UNetConfig, projection_axes: int = 4) -> list[Rule]:
@@ -127,7 +126,7 @@ def diffusers(config: UNetConfig, projection_axes: int = 4) -> list[Rule]:
 
 def config_from_compvis(infos: Infos) -> UNetConfig:
     """The config of a U-Net under CompVis's names."""
-    num_blocks = count(infos, "input_blocks.")
+    num_blocks = count(infos, "input_blocks.", 4 * MOST_BLOCKS)
     halvings = [block for block in range(num_blocks) if f"input_blocks.{block}.0.op.weight" in infos]
     firsts = [1, *(block + 1 for block in halvings)]
     channels = tuple(size(infos, f"input_blocks.{block}.0.out_layers.3.weight", 0) for block in firsts)
@@ -136,7 +135,7 @@ def config_from_compvis(infos: Infos) -> UNetConfig:
         in_channels=size(infos, "input_blocks.0.0.weight", 1),
         out_channels=size(infos, "out.2.weight", 0),
         channels=channels,
-        depths=tuple(count(infos, f"input_blocks.{block}.1.transformer_blocks.") for block in firsts),
+        depths=tuple(count(infos, f"input_blocks.{block}.1.transformer_blocks.", MOST_BLOCKS) for block in firsts),
         num_heads=tuple(_num_heads(width, context_width) for width in channels),
         context_width=context_width,
         num_res_blocks=[*halvings, num_blocks][0] - 1,
@@ -151,7 +150,7 @@ def config_from_json(obj: Mapping[str, object]) -> UNetConfig:
     attends = [kind == _DOWN_TYPES[True] for kind in options.words("down_block_types", _DOWN_TYPES)]
     if options.words("up_block_types", _UP_TYPES) != _up_types(attends):
         raise ValueError("up_block_types in the config.json must be down_block_types in reverse order")
-    blocks = options.per_level("transformer_layers_per_block", len(attends), _MOST_BLOCKS)
+    blocks = options.per_level("transformer_layers_per_block", len(attends), MOST_BLOCKS)
     if not attends[-1] and blocks[-1] != 1:
         raise ValueError(
             f"below a level without attention the middle has 1 block, not {blocks[-1]} as in the config.json"
@@ -163,7 +162,7 @@ def config_from_json(obj: Mapping[str, object]) -> UNetConfig:
         depths=tuple(depth if attend else 0 for depth, attend in zip(blocks, attends, strict=True)),
         num_heads=options.per_level("attention_head_dim", len(attends)),  # heads, in spite of its name
         context_width=options.whole("cross_attention_dim"),
-        num_res_blocks=options.whole("layers_per_block", _MOST_BLOCKS),
+        num_res_blocks=options.whole("layers_per_block", MOST_BLOCKS),
         num_groups=options.whole("norm_num_groups"),
     )
     return _checked(config)

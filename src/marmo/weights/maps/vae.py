@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from marmo.models.vae import VAEConfig
 from marmo.weights.keymap import Drop, Rename, Reshape, Rule, renames
-from marmo.weights.maps.config import Infos, count, settle, size
+from marmo.weights.maps.config import MOST_BLOCKS, Infos, count, settle, size
 
 LATENT_SCALE = 0.18215  # of SD 1 and SD 2; for files that do not say
 
@@ -56,7 +56,6 @@ _HARMLESS: Mapping[str, str] = {
     "force_upcast": "about precision",
     "sample_size": "a default for tiling",
 }
-_MOST_BLOCKS = 64  # in a row; a config.json may say anything
 
 
 def compvis(config: VAEConfig) -> list[Rule]:
@@ -144,7 +143,7 @@ def config_from_json(obj: Mapping[str, object]) -> VAEConfig:
         channels=channels,
         latent_channels=options.whole("latent_channels"),
         latent_scale=options.number("scaling_factor"),
-        num_res_blocks=options.whole("layers_per_block", _MOST_BLOCKS),
+        num_res_blocks=options.whole("layers_per_block", MOST_BLOCKS),
         num_groups=options.whole("norm_num_groups"),
     )
 
@@ -192,7 +191,8 @@ def _attention(theirs: str, ours: str, parts: Mapping[str, str], axes: int) -> l
 
 
 def _config(infos: Infos, levels: str, blocks: str, latent_scale: float) -> VAEConfig:
-    num_levels, num_res_blocks = count(infos, f"{levels}."), count(infos, f"{levels}.0.{blocks}.")
+    num_levels = count(infos, f"{levels}.", MOST_BLOCKS)
+    num_res_blocks = count(infos, f"{levels}.0.{blocks}.", MOST_BLOCKS)
     if not num_levels or not num_res_blocks:
         raise ValueError(f"the tensors do not tell the autoencoder's size: {levels}.0.{blocks}.0 is missing")
     return VAEConfig(
