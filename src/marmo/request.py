@@ -105,8 +105,12 @@ class ImageRequest(Schema):
     model: str | None = Field(
         default=None, max_length=4096, description="A model's name, checkpoint file or diffusers folder"
     )
-    width: int | None = Field(default=None, ge=8, le=MAX_SIDE, description="Pixels")
-    height: int | None = Field(default=None, ge=8, le=MAX_SIDE, description="Pixels")
+    width: int | None = Field(
+        default=None, ge=8, le=MAX_SIDE, description="Pixels; by default the model's, or init_image's"
+    )
+    height: int | None = Field(
+        default=None, ge=8, le=MAX_SIDE, description="Pixels; by default the model's, or init_image's"
+    )
     steps: int | None = Field(
         default=None, ge=1, le=1000, description="Noise levels visited from pure noise to picture"
     )
@@ -151,7 +155,7 @@ class ImageRequest(Schema):
                 raise ValueError(f"{name} means nothing to this model; leave it out")
         opened = {name: value for name, value in defaults.values.items() if getattr(self, name) is None}
         whole = self.model_copy(update=opened)
-        return whole.model_copy(update=whole._derived()).check(defaults)
+        return whole.model_copy(update=whole._derived())._check(defaults)
 
     def _derived(self) -> dict[str, object]:
         """Defaults that depend on other fields."""
@@ -164,7 +168,7 @@ class ImageRequest(Schema):
             update["strength"] = 0.75
         return update
 
-    def check(self, defaults: "Defaults") -> Self:
+    def _check(self, defaults: "Defaults") -> Self:
         """Itself, or `ValueError` for a combination of fields that could not act."""
         multiple = defaults.size_multiple
         for name, side in (("width", self.width), ("height", self.height)):

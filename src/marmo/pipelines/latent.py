@@ -93,7 +93,7 @@ class LatentDiffusion:
 
         Raises `ValueError` for a request that this model cannot paint, and for weights that give no numbers.
         """
-        request = request.resolve(self.card.defaults)
+        request = self._sized(request).resolve(self.card.defaults)
         sigmas = self.sigmas(request)
         seeds = [resolved(request.seed) + index for index in range(request.num_images)]
         source = noise.NOISE_SOURCES[request.noise_source](seeds)
@@ -137,6 +137,14 @@ class LatentDiffusion:
     def _denoise(self, x: Tensor, sigma: Tensor, contexts: Sequence[Context]) -> Tensor:
         context = _stack(contexts)
         return denoise(lambda x, t: self.unet(x.to(self.dtype), t, context), self.parametrisation, x, sigma)
+
+    def _sized(self, request: ImageRequest) -> ImageRequest:
+        """A request that starts from a picture and names no size has the picture's, cut to what the model can paint."""
+        if request.init_image is None or request.width is not None or request.height is not None:
+            return request
+        factor, picture = self.card.vae.factor, decode_image(request.init_image)
+        width, height = (max(side // factor, 1) * factor for side in picture.size)
+        return ImageRequest.model_validate(request.model_copy(update={"width": width, "height": height}).model_dump())
 
     def _tokenize(self, prompt: str) -> TokenizedPrompt:
         return tokenize(prompt, self.tokenizer, self.card.text.context_length)

@@ -108,6 +108,7 @@ def _beginnings(name: str) -> list[str]:
 
 
 def _open_folder(path: Path, variant: str | None) -> Checkpoint:
+    _read_json(path / "model_index.json")  # damaged, it is a sign of a broken download
     parts: dict[Network, Part] = {}
     files: list[Path] = []
     for network, name in FOLDER.items():

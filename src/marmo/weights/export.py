@@ -2,15 +2,16 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 
 from marmo.files.atomic import atomic_write
-from marmo.text.bpe import clip_tokenizer
+from marmo.text.bpe import ClipTokenizer, clip_tokenizer
 from marmo.weights.checkpoint import FOLDER, METADATA_FILE, SINGLE_FILE, Checkpoint, Part
 from marmo.weights.folders import write_sharded
-from marmo.weights.forms import Family, Json, Network, written
+from marmo.weights.forms import Family, Json, Network, NetworkConfig, written
 from marmo.weights.keymap import to_theirs
 from marmo.weights.store import Tensors, cast, join, prefixed, write
 
@@ -32,6 +33,17 @@ SCHEDULER: Json = {
 }
 """As Stable Diffusion 1's own folders say it."""
 
+NOISE = (
+    "beta_end",
+    "beta_schedule",
+    "beta_start",
+    "num_train_timesteps",
+    "prediction_type",
+    "rescale_betas_zero_snr",
+    "trained_betas",
+)
+"""What of a scheduler belongs to the model and not to the sampler."""
+
 MODEL_INDEX: Json = {
     "_class_name": "StableDiffusionPipeline",
     "feature_extractor": [None, None],
@@ -50,6 +62,7 @@ def write_single_file(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | N
         raise ValueError(
             f"a single file ends in .safetensors, not in {path.suffix!r}; for a folder give a name without dot"
         )
+    _check_that_names_tell(checkpoint)
     alone = len(checkpoint.parts) == 1
     whole = [
         prefixed(_foreign(part, "original", dtype), "" if alone else SINGLE_FILE[network])
@@ -68,7 +81,7 @@ def write_folder(
         return
     for network, part in checkpoint.parts.items():
         _write_component(part, folder / FOLDER[network], dtype, max_shard_bytes)
-    clip_tokenizer().save(folder / "tokenizer")
+    _tokenizer(checkpoint).save(folder / "tokenizer")
     if checkpoint.metadata:
         _write_json(folder / METADATA_FILE, checkpoint.metadata)
     scheduler = checkpoint.scheduler or SCHEDULER
@@ -87,6 +100,33 @@ def _write_component(part: Part, folder: Path, dtype: torch.dtype | None, max_sh
     else:
         write_sharded(folder, stem, tensors, max_shard_bytes)
     _write_json(folder / "config.json", to_json(part.config))
+
+
+def _check_that_names_tell(checkpoint: Checkpoint) -> None:
+    """A single file has names and shapes alone; `ValueError` for what nobody could read out of them again."""
+    untold = [
+        f"{part.network}.{field.name} {getattr(part.config, field.name)}"
+        for part in checkpoint.parts.values()
+        for field in fields(part.config)
+        if getattr(part.config, field.name) != getattr(_told(part), field.name)
+    ]
+    scheduler = {**SCHEDULER, **checkpoint.scheduler}
+    untold += [f"{name} {scheduler[name]}" for name in NOISE if scheduler.get(name) != SCHEDULER.get(name)]
+    if _tokenizer(checkpoint).pad != clip_tokenizer().pad:
+        untold.append(f"padding with token {_tokenizer(checkpoint).pad}")
+    if untold:
+        raise ValueError(f"a single file cannot say what {checkpoint.path} says: {', '.join(untold)}; write a folder")
+
+
+def _told(part: Part) -> NetworkConfig:
+    """The config that a reader of the single file will believe."""
+    form = written(part.network, "original")
+    assert form.config is not None
+    return form.config(to_theirs(form.rules(part.config), part.tensors).infos)
+
+
+def _tokenizer(checkpoint: Checkpoint) -> ClipTokenizer:
+    return ClipTokenizer.from_folder(checkpoint.tokenizer) if checkpoint.tokenizer else clip_tokenizer()
 
 
 def _foreign(part: Part, family: Family, dtype: torch.dtype | None) -> Tensors:

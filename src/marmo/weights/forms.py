@@ -72,6 +72,7 @@ FORMS = (
         family="diffusers",
         marks=("encoder.mid_block.attentions.0.to_q.weight", "encoder.mid_block.attentions.0.query.weight"),
         rules=vae.diffusers,
+        config=vae.config_from_diffusers,
         from_json=vae.config_from_json,
         to_json=vae.config_to_json,
     ),
