@@ -98,6 +98,9 @@ def _split(path: Path, tensors: Tensors) -> dict[Network, Part]:
         raise ValueError(
             f"{path} is no Stable Diffusion 1 file: it also holds {len(strange)} unknown tensors ({strange[0]}, ...)"
         )
+    for network, prefix in SINGLE_FILE.items():
+        if not any(name.startswith(prefix) for name in tensors.infos):
+            raise ValueError(f"{path} holds no {network}: nothing in it is called {prefix}*")
     return {network: _part(path, select(tensors, prefix), None, network) for network, prefix in SINGLE_FILE.items()}
 
 

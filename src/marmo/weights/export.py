@@ -111,7 +111,7 @@ def _check_that_names_tell(checkpoint: Checkpoint) -> None:
         if getattr(part.config, field.name) != getattr(_told(part), field.name)
     ]
     scheduler = {**SCHEDULER, **checkpoint.scheduler}
-    untold += [f"{name} {scheduler[name]}" for name in NOISE if scheduler.get(name) != SCHEDULER.get(name)]
+    untold += [f"{name} {scheduler[name]}" for name in NOISE if (scheduler.get(name) or None) != SCHEDULER.get(name)]
     if _tokenizer(checkpoint).pad != clip_tokenizer().pad:
         untold.append(f"padding with token {_tokenizer(checkpoint).pad}")
     if untold:
