@@ -11,6 +11,7 @@ from marmo.models.clip_text import ClipTextConfig
 from marmo.models.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from marmo.models.unet import UNetConfig
 from marmo.models.vae import VAEConfig
+from marmo.nn.blueprint import blueprint
 from marmo.pipelines.card import Card, LatentCard
 from marmo.pipelines.device import choose_device, choose_dtype
 from marmo.pipelines.latent import LatentDiffusion
@@ -147,7 +148,7 @@ def _tiny_decoder(path: Path, dtype: torch.dtype, device: torch.device) -> TinyD
     part = open_checkpoint(path).parts.get("tiny_decoder")
     if part is None or not isinstance(part.config, TinyDecoderConfig):
         raise ValueError(f"{path} is no tiny decoder; a preview needs one in TAESD's layout")
-    with torch.device("meta"):
+    with blueprint():
         decoder = TinyDecoder(part.config)
     fill(decoder, part.tensors, dtype, device)
     return decoder

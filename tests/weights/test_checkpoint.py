@@ -471,7 +471,7 @@ def test_loading_takes_little_more_than_the_model(tmp_path: Path, dtype: torch.d
     text = replace(VIT_L_14_TEXT, width=256, num_layers=4, num_heads=4)
     configs: Mapping[Network, NetworkConfig] = {
         "text": text,
-        "unet": replace(SD1, channels=(96, 192, 384, 384), context_width=256),
+        "unet": replace(SD1, channels=(64, 160, 320, 320), context_width=256),
         "vae": KL_F8_SMALL,
     }
     parts = []

@@ -1,5 +1,6 @@
 """`marmo convert`: the same weights in another layout or dtype."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,8 @@ class Convert:
     """Of the floating-point weights; as they are by default"""
     variant: str | None = None
     """Which of a folder's variants to read, such as fp16"""
+    as_variant: str | None = None
+    """Under which variant's names to write a folder, such as fp16"""
     shard_gb: float | None = None
     """A folder's files are split at this many gigabytes"""
     overwrite: bool = False
@@ -26,10 +29,7 @@ class Convert:
 
     def run(self) -> int:
         """Read headers, stream the weights, say what came out."""
-        if self.target.exists() and not (self.overwrite and self.target.is_file()):
-            raise ValueError(f"{self.target} exists; choose another name{' or --overwrite' * self.target.is_file()}")
-        if self.target.suffix in (".ckpt", ".pt", ".pth", ".bin"):
-            raise ValueError(f"{self.target}: a single file ends in .safetensors; Marmo writes no {self.target.suffix}")
+        self._check()
         import torch
 
         from marmo.weights.checkpoint import open_checkpoint
@@ -40,7 +40,16 @@ class Convert:
         if self.target.suffix == ".safetensors":
             write_single_file(checkpoint, self.target, dtype)
         else:
-            shard = None if self.shard_gb is None else round(self.shard_gb * 1e9)
-            write_folder(checkpoint, self.target, dtype, shard)
+            shard = sys.maxsize if self.shard_gb is None else round(self.shard_gb * 1e9)
+            write_folder(checkpoint, self.target, dtype, shard, self.as_variant)
         print(self.target)
         return 0
+
+    def _check(self) -> None:
+        """`ValueError` for what can be seen to be wrong before anything is read."""
+        if self.target.exists() and not (self.overwrite and self.target.is_file()):
+            raise ValueError(f"{self.target} exists; choose another name{' or --overwrite' * self.target.is_file()}")
+        if self.target.suffix in (".ckpt", ".pt", ".pth", ".bin"):
+            raise ValueError(f"{self.target}: a single file ends in .safetensors; Marmo writes no {self.target.suffix}")
+        if self.shard_gb is not None and not 0 < self.shard_gb < 1e6:
+            raise ValueError(f"--shard-gb is a number of gigabytes above 0, not {self.shard_gb:g}")

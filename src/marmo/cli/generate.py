@@ -1,6 +1,7 @@
 """`marmo generate`: a request from the command line to pictures in a folder."""
 
 import json
+import os
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -45,6 +46,7 @@ class Generate:
     def run(self) -> int:
         """Paint, save, tell."""
         check_pattern(self.name)
+        _check_folder(self.output)
         request = request_from(self.prompt, self.request)
         from marmo import catalog  # brings torch
 
@@ -85,3 +87,10 @@ class Generate:
             print(json.dumps({"memory_bytes": cost.memory, "seconds": round(cost.seconds, 3)}))
         else:
             print(f"about {cost.memory / 2**30:.1f} GiB of memory and {cost.seconds:.0f} s")
+
+
+def _check_folder(folder: Path) -> None:
+    """`ValueError` now rather than when the pictures are painted."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"{there} is no folder that can be written to; choose another --output")

@@ -39,9 +39,13 @@ class Inspect:
             report = {"path": str(self.file), "layout": checkpoint.layout, "bytes": size, "parts": parts}
             print(json.dumps(report | {"sha256": hashes} if hashes else report, default=vars))
             return 0
-        print(f"{self.file}: {checkpoint.layout}, {size / 1e9:.2f} GB")
+        print(f"{self.file}: {checkpoint.layout}, {_size(size)}")
         for network, part in checkpoint.parts.items():
             print(f"  {network:<13} {part.num_parameters:>13,} parameters  {', '.join(part.dtypes)}")
         for file, digest in hashes.items():
             print(f"  sha256 {digest}  {file}")
         return 0
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"

@@ -1,5 +1,6 @@
 """`marmo`: one command per file, one sentence per error."""
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -20,6 +21,9 @@ Command = (
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
 )
+
+
+_NO_MEMORY = re.compile("out of memory|allocate memory|not enough memory")  # torch's words, device by device
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -49,6 +53,10 @@ def _run(command: Generate | Replay | Inspect | Convert) -> int:
         return _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 2)
     except ValueError as error:
         return _fail(str(error), 2)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):
+            raise
+        return _fail("the memory is not enough; ask for smaller or fewer pictures, --estimate tells what they need", 2)
 
 
 def _fail(sentence: str, code: int) -> int:

@@ -11,7 +11,7 @@ import tyro
 from PIL import Image
 
 from marmo.cli.progress import watch
-from marmo.files.pictures import decode_image, read_record, save_picture
+from marmo.files.pictures import FORMATS, decode_image, read_record, save_picture
 from marmo.files.record import Record
 from marmo.request import ImageRequest
 
@@ -51,6 +51,7 @@ class Replay:
 
     def run(self) -> int:
         """Read, paint again, compare; 1 if the pictures differ."""
+        self._check_output()
         record = read_record(self.picture)
         before = decode_image(self.picture.read_bytes())
         from marmo import catalog  # brings torch
@@ -60,10 +61,20 @@ class Replay:
         result = watch(model.stream(self._request(record)), record.request.num_images, quiet=self.json)
         after = result.images[record.image]
         if self.output is not None:
+            self.output.parent.mkdir(parents=True, exist_ok=True)
             save_picture(self.output, after, result.records[record.image])
         difference = compare(before, after)
         self._tell(difference, changed)
         return 0 if difference.identical else 1
+
+    def _check_output(self) -> None:
+        """`ValueError` now rather than when the picture is painted."""
+        if self.output is None:
+            return
+        if self.output.suffix.lower() not in FORMATS:
+            raise ValueError(f"a picture file ends in {', '.join(FORMATS)}, not in {self.output.suffix!r}")
+        if self.output.exists():
+            raise ValueError(f"{self.output} exists; choose another name")
 
     def _request(self, record: Record) -> ImageRequest:
         """The whole request, all its pictures included: a batch rounds differently from a picture alone."""
@@ -99,13 +110,16 @@ def compare(before: Image.Image, after: Image.Image) -> Difference:
 
 
 def _find_model(record: Record) -> Path:
-    """A file or folder on this machine with the record's weights."""
-    from marmo.weights.fingerprint import find_file
+    """A file or folder on this machine with the record's weights, all of them."""
+    from marmo.weights.fingerprint import file_hash, find_files
 
     for name, digest in record.weights.items():
-        if path := find_file(digest):
-            inside = len(PurePosixPath(name).parts) - 1  # a folder's weights are named from the folder down
-            return path.parents[inside - 1] if inside else path
+        inside = len(PurePosixPath(name).parts) - 1  # a folder's weights are named from the folder down
+        for path in find_files(digest):
+            root = path.parents[min(inside, len(path.parents) - 1)] if inside else path
+            files = {root / other if inside else path: wanted for other, wanted in record.weights.items()}
+            if all(file.is_file() and file_hash(file) == wanted for file, wanted in files.items()):
+                return root
     names = ", ".join(f"{name} (sha256 {digest[:10]}...)" for name, digest in record.weights.items())
     raise ValueError(f"the weights are not known on this machine: {names}; say where they are with --model")
 

@@ -106,11 +106,12 @@ class AttentionPool(nn.Module):
         super().__init__()
         width, num_pixels = config.out_width, (config.image_size // 32) ** 2
         self.num_heads = config.num_heads
-        self.positions = nn.Parameter(width**-0.5 * torch.randn(1 + num_pixels, width))
+        self.positions = nn.Parameter(torch.empty(1 + num_pixels, width))
         self.q = Linear(width, width)
         self.k = Linear(width, width)
         self.v = Linear(width, width)
         self.out = Linear(width, config.embed_width)
+        nn.init.normal_(self.positions, std=width**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """B C H W -> B E."""

@@ -44,10 +44,10 @@ class ClipVision(nn.Module):
     def __init__(self, config: ClipVisionConfig) -> None:
         super().__init__()
         self.config = config
-        width, scale = config.width, config.width**-0.5
+        width = config.width
         self.patches = Conv2d(3, width, config.patch_size, stride=config.patch_size, bias=False)
-        self.class_token = nn.Parameter(scale * torch.randn(width))
-        self.positions = nn.Parameter(scale * torch.randn(config.num_tokens, width))
+        self.class_token = nn.Parameter(torch.empty(width))
+        self.positions = nn.Parameter(torch.empty(config.num_tokens, width))
         self.norm_in = nn.LayerNorm(width)
         self.blocks = nn.ModuleList(
             PreNormBlock(width, config.num_heads, config.mlp_ratio, config.activation)
@@ -55,6 +55,8 @@ class ClipVision(nn.Module):
         )
         self.norm_out = nn.LayerNorm(width)
         self.proj = Linear(width, config.embed_width, bias=False)
+        for vector in (self.class_token, self.positions):
+            nn.init.normal_(vector, std=width**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pixels B 3 S S as `clip.preprocess` makes them -> B E, of any length."""

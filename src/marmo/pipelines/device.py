@@ -14,8 +14,8 @@ def choose_device(name: str | None) -> torch.device:
         return torch.device(_best())
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        float(torch.ones(1, device=device))  # a device of torch may be there and hold no numbers
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"device {name!r} cannot be used here ({reason}); this machine's best is {_best()}") from None
     return device

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from marmo.models.unet import UNet
 from marmo.models.vae import VAE
+from marmo.nn.blueprint import blueprint
 from marmo.pipelines import first_stage
 from marmo.pipelines.card import LatentCard
 from marmo.pipelines.events import Step
@@ -32,7 +33,7 @@ class Forecast:
 
 def forecast(model: LatentDiffusion, request: ImageRequest) -> Forecast:
     """Paint one step of a request (a second one where the first only warms up) and reckon the rest from it."""
-    whole = request.resolve(model.card.defaults)
+    whole = model.resolve(request)
     evaluations = (len(model.sigmas(whole)) - 1) * (2 if whole.sampler == "heun" else 1)
     step = _measure_step(model, whole)
     decoding = step * _decoder_flops(model.card, whole) / _step_flops(model.card, whole)
@@ -60,7 +61,7 @@ def _measure_step(model: LatentDiffusion, request: ImageRequest) -> float:
 
 
 def _step_flops(card: LatentCard, request: ImageRequest) -> int:
-    with torch.device("meta"):
+    with blueprint():
         unet = UNet(card.unet)
         x = torch.empty(_rows(request), card.unet.in_channels, *_size(card, request))
         context = unet.project(torch.empty(1, card.text.context_length, card.text.width))
@@ -70,7 +71,7 @@ def _step_flops(card: LatentCard, request: ImageRequest) -> int:
 
 
 def _decoder_flops(card: LatentCard, request: ImageRequest) -> int:
-    with torch.device("meta"):
+    with blueprint():
         vae = VAE(card.vae)
         with FlopCounterMode(display=False) as counter:
             vae.decode(torch.empty(request.num_images, card.vae.latent_channels, *_size(card, request)))

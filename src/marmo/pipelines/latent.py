@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from marmo.diffusion import noise, samplers
@@ -18,6 +19,7 @@ from marmo.models.tiny_decoder import TinyDecoder
 from marmo.models.unet import Context, UNet
 from marmo.models.vae import VAE
 from marmo.nn.attention import KeysValues
+from marmo.nn.blueprint import blueprint
 from marmo.pipelines import first_stage
 from marmo.pipelines.card import LatentCard
 from marmo.pipelines.events import Event, Result, Stage, Step
@@ -63,7 +65,7 @@ class LatentDiffusion:
         self.card, self.device, self.dtype = card, device, dtype
         self.tokenizer = ClipTokenizer.from_folder(card.tokenizer) if card.tokenizer else clip_tokenizer()
         self.parametrisation = Parametrisation(card.target, noise.NoiseTable(card.betas))
-        with torch.device("meta"):
+        with blueprint():
             self.text, self.unet, self.vae = ClipText(card.text), UNet(card.unet), VAE(card.vae)
         self.preview = linear_preview(self.vae) if preview is None else tiny_preview(preview)
         self.loaded = False
@@ -93,8 +95,9 @@ class LatentDiffusion:
 
         Raises `ValueError` for a request that this model cannot paint, and for weights that give no numbers.
         """
-        request = self._sized(request).resolve(self.card.defaults)
+        request = self.resolve(request)
         sigmas = self.sigmas(request)
+        picture = _init_image(request)
         seeds = [resolved(request.seed) + index for index in range(request.num_images)]
         source = noise.NOISE_SOURCES[request.noise_source](seeds)
         if not self.loaded:
@@ -103,7 +106,7 @@ class LatentDiffusion:
         yield Stage("encoding")
         prompts = [self._tokenize(prompt) for prompt in (request.prompt, resolved(request.negative_prompt))]
         guidance = self._guidance(request, prompts)
-        x = self._start(request, sigmas, source)
+        x = self._start(request, sigmas, source, picture)
         sampling = samplers.sampling(
             resolved(request.sampler), x, sigmas, lambda s, t: self._fresh(source, x), request.eta
         )
@@ -112,6 +115,10 @@ class LatentDiffusion:
         pictures = [picture for row in torch.split(latents, 1) for picture in to_pictures(self._decode(row))]
         notes = tuple(_too_long(prompt) for prompt in prompts if prompt.ignored)
         yield Result(tuple(pictures), records(request, self.card, sigmas, self.device, self.dtype), notes)
+
+    def resolve(self, request: ImageRequest) -> ImageRequest:
+        """The request with nothing left open; see `ImageRequest.resolve`."""
+        return self._sized(request).resolve(self.card.defaults)
 
     def sigmas(self, request: ImageRequest) -> Tensor:
         """The noise levels that a resolved request walks down.  S + 1, the last one 0."""
@@ -140,9 +147,10 @@ class LatentDiffusion:
 
     def _sized(self, request: ImageRequest) -> ImageRequest:
         """A request that starts from a picture and names no size has the picture's, cut to what the model can paint."""
-        if request.init_image is None or request.width is not None or request.height is not None:
+        picture = _init_image(request)
+        if picture is None or request.width is not None or request.height is not None:
             return request
-        factor, picture = self.card.vae.factor, decode_image(request.init_image)
+        factor = self.card.vae.factor
         width, height = (max(side // factor, 1) * factor for side in picture.size)
         return ImageRequest.model_validate(request.model_copy(update={"width": width, "height": height}).model_dump())
 
@@ -163,15 +171,17 @@ class LatentDiffusion:
             cond, uncond[0], scale, self.parametrisation, details.rescale, low=details.low_sigma, high=high
         )
 
-    def _start(self, request: ImageRequest, sigmas: Tensor, source: noise.NoiseSource) -> Tensor:
+    def _start(
+        self, request: ImageRequest, sigmas: Tensor, source: noise.NoiseSource, picture: Image.Image | None
+    ) -> Tensor:
         """The noisy latents where the walk begins.  B C H W, float32."""
         width, height, sigma = resolved(request.width), resolved(request.height), sigmas[0]
         factor = self.card.vae.factor
         shape = (self.card.vae.latent_channels, height // factor, width // factor)
-        if request.init_image is None:
+        if picture is None:
             amplitude = (1 + sigma**2).sqrt() if request.start == "diffusers" else sigma
             return source.normal(shape).to(self.device) * amplitude
-        pixels = to_tensor(decode_image(request.init_image), width, height).to(self.device)
+        pixels = to_tensor(picture, width, height).to(self.device)
         moments = first_stage.encode(self.vae, pixels)
         x0 = self._finite(moments.sample(source.normal(shape).to(self.device)), "vae")
         return x0 + source.normal(shape).to(self.device) * sigma
@@ -210,15 +220,25 @@ class LatentDiffusion:
                 raise ValueError(
                     f"{self.card.name} is damaged: {network} weight {name} holds values that are no numbers"
                 )
+        if self.dtype == torch.float32:
+            raise ValueError(f"{self.card.name} is damaged: its {network} overflows even in float32")
         name = str(self.dtype).removeprefix("torch.")
-        cure = "lower guidance_scale" if self.dtype == torch.float32 else "load the model with dtype float32"
-        raise ValueError(f"the {network} overflowed in {name}; {cure}")
+        raise ValueError(f"the {network} overflowed in {name}; load the model with dtype float32")
 
 
 def resolved(value: T | None) -> T:
     """A field of a request after `resolve`, where this model's fields are never None."""
     assert value is not None, "the request is not resolved"
     return value
+
+
+def _init_image(request: ImageRequest) -> Image.Image | None:
+    if request.init_image is None:
+        return None
+    try:
+        return decode_image(request.init_image)
+    except ValueError as error:
+        raise ValueError(f"init_image: {error}") from None
 
 
 def _too_long(prompt: TokenizedPrompt) -> str:

@@ -1,6 +1,7 @@
 """Checkpoints written as other programs read them: a single file with the authors' names, or a diffusers folder."""
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -73,32 +74,39 @@ def write_single_file(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | N
 
 
 def write_folder(
-    checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None = None, max_shard_bytes: int | None = None
+    checkpoint: Checkpoint,
+    folder: Path,
+    dtype: torch.dtype | None = None,
+    max_shard_bytes: int = sys.maxsize,
+    variant: str | None = None,
 ) -> None:
-    """A diffusers folder; of one network its own folder, of all three a pipeline's."""
+    """A diffusers folder; of one network its own folder, of all three a pipeline's.
+
+    Args:
+        max_shard_bytes: larger weights are split into several files and an index.
+        variant: stands in the names of the weight files, such as fp16.
+    """
     if len(checkpoint.parts) == 1:
-        _write_component(next(iter(checkpoint.parts.values())), folder, dtype, max_shard_bytes)
+        _write_component(next(iter(checkpoint.parts.values())), folder, dtype, max_shard_bytes, variant)
         return
     for network, part in checkpoint.parts.items():
-        _write_component(part, folder / FOLDER[network], dtype, max_shard_bytes)
+        _write_component(part, folder / FOLDER[network], dtype, max_shard_bytes, variant)
     _tokenizer(checkpoint).save(folder / "tokenizer")
     if checkpoint.metadata:
-        _write_json(folder / METADATA_FILE, checkpoint.metadata)
+        _write_json(folder / METADATA_FILE, checkpoint.metadata, sort=False)
     scheduler = checkpoint.scheduler or SCHEDULER
     _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     index = {**MODEL_INDEX, "scheduler": ["diffusers", scheduler.get("_class_name", SCHEDULER["_class_name"])]}
     _write_json(folder / "model_index.json", index)  # last: a folder without it is not finished
 
 
-def _write_component(part: Part, folder: Path, dtype: torch.dtype | None, max_shard_bytes: int | None) -> None:
+def _write_component(
+    part: Part, folder: Path, dtype: torch.dtype | None, max_shard_bytes: int, variant: str | None
+) -> None:
     to_json = written(part.network, "diffusers").to_json
     assert to_json is not None
     tensors, stem = _foreign(part, "diffusers", dtype), STEMS.get(part.network, "diffusion_pytorch_model")
-    folder.mkdir(parents=True, exist_ok=True)
-    if max_shard_bytes is None:
-        write(folder / f"{stem}.safetensors", tensors, {"format": "pt"})
-    else:
-        write_sharded(folder, stem, tensors, max_shard_bytes)
+    write_sharded(folder, stem, tensors, max_shard_bytes, variant)
     _write_json(folder / "config.json", to_json(part.config))
 
 
@@ -112,8 +120,8 @@ def _check_that_names_tell(checkpoint: Checkpoint) -> None:
     ]
     scheduler = {**SCHEDULER, **checkpoint.scheduler}
     untold += [f"{name} {scheduler[name]}" for name in NOISE if (scheduler.get(name) or None) != SCHEDULER.get(name)]
-    if _tokenizer(checkpoint).pad != clip_tokenizer().pad:
-        untold.append(f"padding with token {_tokenizer(checkpoint).pad}")
+    if (pad := _tokenizer(checkpoint).pad) != clip_tokenizer().pad:
+        untold.append(f"padding with token {pad}")
     if untold:
         raise ValueError(f"a single file cannot say what {checkpoint.path} says: {', '.join(untold)}; write a folder")
 
@@ -134,7 +142,7 @@ def _foreign(part: Part, family: Family, dtype: torch.dtype | None) -> Tensors:
     return to_theirs(written(part.network, family).rules(part.config), tensors)
 
 
-def _write_json(path: Path, value: Mapping[str, object]) -> None:
+def _write_json(path: Path, value: Mapping[str, object], sort: bool = True) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as stream:
-        stream.write((json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+        stream.write((json.dumps(value, indent=2, sort_keys=sort) + "\n").encode())

@@ -18,13 +18,10 @@ def file_hash(path: Path) -> str:
     return known[stamp]
 
 
-def find_file(digest: str) -> Path | None:
-    """A file whose hash was taken on this machine and that has not changed since."""
-    for stamp, known in _read().items():
-        path = Path(stamp.rsplit(":", 2)[0])
-        if known == digest and path.is_file() and _stamp(path) == stamp:
-            return path
-    return None
+def find_files(digest: str) -> list[Path]:
+    """The files whose hash was taken on this machine and that have not changed since."""
+    found = [(stamp, Path(stamp.rsplit(":", 2)[0])) for stamp, known in _read().items() if known == digest]
+    return [path for stamp, path in found if path.is_file() and _stamp(path) == stamp]
 
 
 def cache_folder() -> Path:
@@ -36,7 +33,7 @@ def cache_folder() -> Path:
 
 def _stamp(path: Path) -> str:
     status = path.stat()
-    return f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
+    return f"{path.absolute()}:{status.st_size}:{status.st_mtime_ns}"
 
 
 def _read() -> dict[str, str]:

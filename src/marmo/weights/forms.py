@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import nn
 
 from marmo.models.clip import Clip, ClipConfig
@@ -16,6 +15,7 @@ from marmo.models.clip_text import ClipText, ClipTextConfig
 from marmo.models.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from marmo.models.unet import UNet, UNetConfig
 from marmo.models.vae import VAE, VAEConfig
+from marmo.nn.blueprint import blueprint
 from marmo.weights.keymap import Rule, shapes
 from marmo.weights.maps import clip, clip_config, tiny_decoder, unet, vae
 from marmo.weights.store import TensorInfo
@@ -140,7 +140,7 @@ def written(network: Network, family: Family) -> Form:
 
 def expected(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
     """The names and shapes of the weights that a network with this config has."""
-    with torch.device("meta"):
+    with blueprint():
         return shapes(_make(config))
 
 

@@ -1,0 +1,273 @@
+"""What we write is what was read: single files and folders into one another and back, byte for byte."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.checkpoint import SIZES
+from marmo.models.clip import ClipConfig
+from marmo.models.clip_resnet import ClipResNetConfig
+from marmo.models.clip_text import ClipTextConfig
+from marmo.models.clip_vision import ClipVisionConfig
+from marmo.models.tiny_decoder import TAESD
+from marmo.weights.checkpoint import SINGLE_FILE, Checkpoint, open_checkpoint
+from marmo.weights.export import SCHEDULER, write_folder, write_single_file
+from marmo.weights.forms import Network, NetworkConfig, expected, written
+from marmo.weights.keymap import to_theirs
+from marmo.weights.store import Tensors, from_state, open_file, write
+
+TOY = SIZES["toy"]
+SMALL_TEXT = ClipTextConfig(width=64, num_layers=1, num_heads=1, vocab_size=50, context_length=8)
+SMALL_VISION = ClipVisionConfig(
+    width=64, num_layers=1, num_heads=1, patch_size=8, embed_width=32, image_size=16, activation="quick_gelu"
+)
+SMALL_CLIP = ClipConfig(text=SMALL_TEXT, image=SMALL_VISION)
+SMALL_RESNET = ClipConfig(
+    text=SMALL_TEXT, image=ClipResNetConfig(width=8, depths=(1, 1, 1, 1), embed_width=32, image_size=32)
+)
+
+
+def digests(root: Path) -> Mapping[str, str]:
+    """Every file below a folder, or the file itself, which is ".", -> its hash."""
+    files = [root] if root.is_file() else [path for path in root.rglob("*") if path.is_file()]
+    return {path.relative_to(root).as_posix(): sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def same(left: Tensors, right: Tensors) -> bool:
+    return left.infos == right.infos and all(torch.equal(left.read(name), right.read(name)) for name in left.infos)
+
+
+def drawn(config: NetworkConfig) -> Tensors:
+    draw = torch.Generator().manual_seed(0)
+    return from_state({name: torch.randn(shape, generator=draw) for name, shape in expected(config).items()})
+
+
+def write_alone(path: Path, network: Network, config: NetworkConfig) -> Path:
+    """One network as its authors name its tensors."""
+    write(path, to_theirs(written(network, "original").rules(config), drawn(config)), {"format": "pt"})
+    return path
+
+
+def with_scheduler(checkpoint: Checkpoint, **options: object) -> Checkpoint:
+    return replace(checkpoint, scheduler={**SCHEDULER, **options})
+
+
+@pytest.fixture(scope="module")
+def checkpoint(stand_in: Path) -> Checkpoint:
+    return open_checkpoint(stand_in)
+
+
+# Round trips
+
+
+def test_single_file_to_folder_and_back(stand_in: Path, stand_in_folder: Path, checkpoint: Checkpoint, tmp_path: Path):
+    write_folder(checkpoint, tmp_path / "folder")
+    assert digests(tmp_path / "folder") == digests(stand_in_folder)
+    write_single_file(open_checkpoint(tmp_path / "folder"), tmp_path / "back.safetensors")
+    assert digests(tmp_path / "back.safetensors") == digests(stand_in)
+
+
+def test_folder_to_single_file_and_back(stand_in_folder: Path, tmp_path: Path):
+    write_single_file(open_checkpoint(stand_in_folder), tmp_path / "single.safetensors")
+    write_folder(open_checkpoint(tmp_path / "single.safetensors"), tmp_path / "folder")
+    assert digests(tmp_path / "folder") == digests(stand_in_folder)
+
+
+@pytest.mark.parametrize("metadata", [{}, {"format": "pt"}, {"modelspec.title": "狐", "format": "pt"}])
+def test_metadata_survives(stand_in: Path, tmp_path: Path, metadata: dict[str, str]):
+    """Names and format that other programs keep in a file."""
+    path, back = tmp_path / "single.safetensors", tmp_path / "back.safetensors"
+    write(path, open_file(stand_in), metadata)
+    write_folder(open_checkpoint(path), tmp_path / "folder")
+    write_single_file(open_checkpoint(tmp_path / "folder"), back)
+    assert open_file(back).metadata == metadata
+    assert digests(back) == digests(path)
+
+
+def test_a_copy_of_a_single_file_is_the_file(stand_in: Path, checkpoint: Checkpoint, tmp_path: Path):
+    write_single_file(checkpoint, tmp_path / "copy.safetensors")
+    assert digests(tmp_path / "copy.safetensors") == digests(stand_in)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["single.safetensors", "folder"])
+def test_another_dtype(checkpoint: Checkpoint, tmp_path: Path, dtype: torch.dtype, name: str):
+    path = tmp_path / name
+    (write_single_file if path.suffix else write_folder)(checkpoint, path, dtype)
+    converted = open_checkpoint(path)
+    for network, part in checkpoint.parts.items():
+        assert {info.dtype for info in converted.parts[network].tensors.infos.values()} == {dtype}
+        for tensor in part.tensors.infos:
+            expected_tensor = part.tensors.read(tensor).to(dtype)
+            assert torch.equal(converted.parts[network].tensors.read(tensor), expected_tensor)
+    if path.suffix:
+        ids = open_file(path).infos[f"{SINGLE_FILE['text']}text_model.embeddings.position_ids"]
+        assert ids.dtype == torch.int64  # whole numbers stay whole
+
+
+def test_there_and_back_through_a_wider_dtype(stand_in: Path, checkpoint: Checkpoint, tmp_path: Path):
+    write_folder(checkpoint, tmp_path / "wide", torch.float32)
+    write_single_file(open_checkpoint(tmp_path / "wide"), tmp_path / "back.safetensors", torch.float16)
+    assert digests(tmp_path / "back.safetensors") == digests(stand_in)
+
+
+def test_shards(stand_in: Path, checkpoint: Checkpoint, tmp_path: Path):
+    folder = tmp_path / "folder"
+    write_folder(checkpoint, folder, max_shard_bytes=500_000)
+    names = sorted(path.name for path in (folder / "unet").iterdir())
+    assert names[:2] == ["config.json", "diffusion_pytorch_model-00001-of-00004.safetensors"]
+    assert names[-1] == "diffusion_pytorch_model.safetensors.index.json"
+    opened = open_checkpoint(folder)
+    assert len(opened.files) == len([*folder.rglob("*.safetensors")])
+    write_single_file(opened, tmp_path / "back.safetensors")
+    assert digests(tmp_path / "back.safetensors") == digests(stand_in)
+
+
+def test_the_config_files_are_those_of_diffusers(stand_in_folder: Path):
+    index = json.loads((stand_in_folder / "model_index.json").read_text())
+    assert index["_class_name"] == "StableDiffusionPipeline"
+    for part, (_, kind) in {"unet": index["unet"], "vae": index["vae"]}.items():
+        assert json.loads((stand_in_folder / part / "config.json").read_text())["_class_name"] == kind
+    assert index["scheduler"] == ["diffusers", "PNDMScheduler"]
+
+
+# One network
+
+
+@pytest.mark.parametrize(
+    ("network", "config"),
+    [
+        ("vae", TOY["vae"]),
+        ("unet", TOY["unet"]),
+        ("text", SMALL_TEXT),
+        ("clip", SMALL_CLIP),
+    ],
+)
+def test_one_network_to_its_folder_and_back(tmp_path: Path, network: Network, config: NetworkConfig):
+    path = write_alone(tmp_path / "one.safetensors", network, config)
+    write_folder(open_checkpoint(path), tmp_path / "folder")
+    opened = open_checkpoint(tmp_path / "folder")
+    assert (opened.layout, opened.parts[network].config) == (f"{network} folder", config)
+    assert same(opened.parts[network].tensors, drawn(config))
+    write_single_file(opened, tmp_path / "back.safetensors")
+    assert digests(tmp_path / "back.safetensors") == digests(path)
+
+
+def test_an_autoencoder_without_prefix_joins_the_folder_of_a_whole_model(stand_in_folder: Path, tmp_path: Path):
+    """What `vae` folders and lone VAE files have in common: the same tensors in another order of names."""
+    write_single_file(open_checkpoint(stand_in_folder / "vae"), tmp_path / "vae.safetensors")
+    assert "encoder.down.0.block.0.norm1.weight" in open_file(tmp_path / "vae.safetensors").infos
+    write_folder(open_checkpoint(tmp_path / "vae.safetensors"), tmp_path / "vae")
+    assert digests(tmp_path / "vae") == digests(stand_in_folder / "vae")
+
+
+@pytest.mark.parametrize(
+    ("network", "config", "reason"),
+    [
+        ("tiny_decoder", replace(TAESD, channels=8), "cannot be written as a diffusers folder"),
+        ("clip", SMALL_RESNET, "CLIPModel cannot hold a ResNet"),
+    ],
+)
+def test_what_a_folder_cannot_hold_is_refused(tmp_path: Path, network: Network, config: NetworkConfig, reason: str):
+    path = write_alone(tmp_path / "one.safetensors", network, config)
+    with pytest.raises(ValueError, match=reason):
+        write_folder(open_checkpoint(path), tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+    write_single_file(open_checkpoint(path), tmp_path / "copy.safetensors")  # a copy it can be
+    assert digests(tmp_path / "copy.safetensors") == digests(path)
+
+
+# What a single file cannot say
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"prediction_type": "v_prediction"}, "prediction_type v_prediction"),
+        ({"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear"}, "beta_end 0.02, beta_schedule linear"),
+        ({"num_train_timesteps": 4000}, "num_train_timesteps 4000"),
+        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr True"),
+    ],
+)
+def test_another_kind_of_noise_stays_in_a_folder(
+    checkpoint: Checkpoint, tmp_path: Path, options: dict[str, object], said: str
+):
+    other = with_scheduler(checkpoint, **options)
+    with pytest.raises(ValueError, match=f"a single file cannot say what .* says: {said}.*; write a folder"):
+        write_single_file(other, tmp_path / "single.safetensors")
+    write_folder(other, tmp_path / "folder")
+    assert open_checkpoint(tmp_path / "folder").scheduler == other.scheduler
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_sampler_of_ones_own_is_no_obstacle(checkpoint: Checkpoint, stand_in: Path, tmp_path: Path):
+    other = with_scheduler(checkpoint, _class_name="DDIMScheduler", rescale_betas_zero_snr=False, clip_sample=True)
+    write_single_file(other, tmp_path / "single.safetensors")
+    assert digests(tmp_path / "single.safetensors") == digests(stand_in)
+
+
+def test_an_activation_that_shapes_do_not_tell_stays_in_a_folder(checkpoint: Checkpoint, tmp_path: Path):
+    """As in the folder of Stable Diffusion 2."""
+    text = checkpoint.parts["text"]
+    gelu = replace(text, config=replace(text.config, activation="gelu"))
+    other = replace(checkpoint, parts={**checkpoint.parts, "text": gelu})
+    with pytest.raises(ValueError, match=r"cannot say what .* says: text\.activation gelu; write a folder"):
+        write_single_file(other, tmp_path / "single.safetensors")
+    write_folder(other, tmp_path / "folder")
+    assert open_checkpoint(tmp_path / "folder").parts["text"].config == gelu.config
+
+
+def test_a_tokenizer_of_ones_own_stays_in_a_folder(checkpoint: Checkpoint, stand_in_folder: Path, tmp_path: Path):
+    """OpenCLIP pads with 0, which is `!`."""
+    tokenizer = tmp_path / "tokenizer"
+    tokenizer.mkdir()
+    for path in (stand_in_folder / "tokenizer").iterdir():
+        (tokenizer / path.name).write_bytes(path.read_bytes())
+    specials = tokenizer / "special_tokens_map.json"
+    specials.write_text(json.dumps(json.loads(specials.read_text()) | {"pad_token": "!"}))
+    other = replace(checkpoint, tokenizer=tokenizer)
+    with pytest.raises(ValueError, match="padding with token 0"):
+        write_single_file(other, tmp_path / "single.safetensors")
+    write_folder(other, tmp_path / "folder")
+    written_map = json.loads((tmp_path / "folder" / "tokenizer" / "special_tokens_map.json").read_text())
+    assert written_map["pad_token"]["content"] == "!"
+
+
+# Accidents
+
+
+@pytest.mark.parametrize("name", ["single.ckpt", "single"])
+def test_a_single_file_has_one_suffix(checkpoint: Checkpoint, tmp_path: Path, name: str):
+    with pytest.raises(ValueError, match=r"a single file ends in \.safetensors"):
+        write_single_file(checkpoint, tmp_path / name)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_an_accident_leaves_what_was_there(checkpoint: Checkpoint, tmp_path: Path):
+    def fail(name: str) -> torch.Tensor:
+        raise OSError("the disk is gone")
+
+    vae = checkpoint.parts["vae"]
+    broken = replace(vae, tensors=replace(vae.tensors, read=fail))
+    path = tmp_path / "single.safetensors"
+    path.write_bytes(b"before")
+    with pytest.raises(OSError, match="the disk is gone"):
+        write_single_file(replace(checkpoint, parts={**checkpoint.parts, "vae": broken}), path)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
+
+
+def test_a_folder_that_is_not_finished_is_no_model(checkpoint: Checkpoint, tmp_path: Path):
+    def fail(name: str) -> torch.Tensor:
+        raise OSError("the disk is gone")
+
+    vae = checkpoint.parts["vae"]
+    broken = replace(vae, tensors=replace(vae.tensors, read=fail))
+    with pytest.raises(OSError, match="the disk is gone"):
+        write_folder(replace(checkpoint, parts={**checkpoint.parts, "vae": broken}), tmp_path / "folder")
+    with pytest.raises(ValueError, match="holds no model"):
+        open_checkpoint(tmp_path / "folder")
