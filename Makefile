@@ -25,8 +25,9 @@ test: $(VENV)/dev.stamp  ## every test that a change must pass
 
 full: $(VENV)/dev.stamp  ## also what takes gigabytes and minutes: the full-size run and the benchmarks
 	$(BIN)/pytest
-	$(BIN)/python benchmarks/full_size.py
-	$(BIN)/python benchmarks/compare.py
+	$(BIN)/python -m benchmarks.full_size
+	$(BIN)/python -m benchmarks.compare
+	$(BIN)/python -m benchmarks.memory
 
 $(VENV)/demo.stamp: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -15,7 +15,7 @@ from marmo.nn.blueprint import blueprint
 from marmo.pipelines.card import Card, LatentCard
 from marmo.pipelines.device import choose_device, choose_dtype
 from marmo.pipelines.latent import LatentDiffusion
-from marmo.request import Defaults, explain
+from marmo.request import Defaults, ImageRequest, explain
 from marmo.text.bpe import ClipTokenizer
 from marmo.weights.checkpoint import Checkpoint, open_checkpoint
 from marmo.weights.forms import Json
@@ -139,9 +139,12 @@ def _defaults(checkpoint: Checkpoint, vae: VAEConfig) -> Defaults:
     if text is None:
         return Defaults(size_multiple=vae.factor)
     try:
-        return Defaults.model_validate_json(text).model_copy(update={"size_multiple": vae.factor})
-    except ValidationError as error:
-        raise ValueError(f"{checkpoint.path} carries defaults that cannot be read: {explain(error)}") from None
+        defaults = Defaults.model_validate_json(text).model_copy(update={"size_multiple": vae.factor})
+        ImageRequest.model_validate(defaults.values).resolve(defaults)  # a stranger's file may say anything
+    except ValueError as error:
+        reason = explain(error) if isinstance(error, ValidationError) else str(error)
+        raise ValueError(f"{checkpoint.path} carries defaults that cannot be used: {reason}") from None
+    return defaults
 
 
 def _tiny_decoder(path: Path, dtype: torch.dtype, device: torch.device) -> TinyDecoder:

@@ -6,7 +6,7 @@ contrast and no wrong wire can hide behind a zero.
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 
@@ -74,7 +74,7 @@ CASES = [
     Case("dpmpp_2m", "karras", FractionalClock, {"use_karras_sigmas": True}),
     Case("dpmpp_2m", "trailing", peers.DPMSolverMultistepScheduler, {"timestep_spacing": "trailing"}),
 ]
-DDIM, ANCESTRAL = CASES[0], CASES[4]
+DDIM, ANCESTRAL, KARRAS = CASES[0], CASES[4], CASES[6]
 
 
 def drawn(module: nn.Module, seed: int) -> nn.Module:
@@ -242,8 +242,14 @@ def png(picture: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.start == "diffusers"], ids=str)
-@pytest.mark.parametrize("strength", [0.34, 0.75, 1.0])
+@pytest.mark.parametrize(
+    ("case", "strength"),
+    [
+        *((case, 0.75) for case in CASES if case.start == "diffusers"),
+        *((case, strength) for case in (DDIM, ANCESTRAL, KARRAS) for strength in (0.34, 1.0)),
+    ],
+    ids=str,
+)
 def test_image_to_image(peer, model: LatentDiffusion, photo: Image.Image, case: Case, strength: float):
     pipeline = peers.StableDiffusionImg2ImgPipeline(**peer.components, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
@@ -257,6 +263,22 @@ def test_image_to_image_of_several_pictures(peer, model: LatentDiffusion, photo:
     options = {"width": 96, "height": 64, "init_image": png(photo), "strength": 0.5, "num_images": 2}
     mine = ours(model, ANCESTRAL, **options)
     assert_same(mine, theirs(pipeline, ANCESTRAL, image=photo, strength=0.5, num_images_per_prompt=2))
+
+
+# Another kind of noise
+
+
+def test_another_parametrisation_and_noise(peer, folder: Path, tmp_path: Path):
+    """v-prediction over linear betas, as the folder's scheduler says."""
+    options = {"prediction_type": "v_prediction", "beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02}
+    for part in ("text_encoder", "tokenizer", "unet", "vae", "model_index.json"):
+        (tmp_path / part).symlink_to(folder / part)
+    case = replace(DDIM, options=DDIM.options | options)
+    scheduler(case).save_pretrained(tmp_path / "scheduler")
+    other = marmo.load(tmp_path, device="cpu", dtype="float32")
+    assert other.card.target == "v"
+    mine = ours(other, case)
+    assert_same(mine, theirs(peer, case))
 
 
 # What we write

@@ -112,6 +112,7 @@ def test_seams_do_not_show_in_a_smooth_picture(reach: int):
     assert (tiled - whole).abs().max() < 0.05
 
 
+@pytest.mark.long
 def test_the_real_autoencoder_has_no_seams(model: LatentDiffusion):
     """Its groups are normalised over a whole tile, so a tile may differ from the whole; its edge must not show."""
     y, x = torch.meshgrid(torch.linspace(0, 3, 40), torch.linspace(0, 3, 28), indexing="ij")
@@ -124,6 +125,7 @@ def test_the_real_autoencoder_has_no_seams(model: LatentDiffusion):
     assert steps[seams].max() <= steps.mean() * 1.5
 
 
+@pytest.mark.long
 def test_encoding_in_tiles_is_near_the_whole(model: LatentDiffusion):
     """Of a picture that is everywhere alike, so that a tile's groups are normalised as the whole's."""
     pixels = randn(1, 3, 320, 224).clamp(-1, 1)

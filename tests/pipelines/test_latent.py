@@ -121,6 +121,7 @@ def test_the_result_ends_where_the_last_step_was(model: LatentDiffusion):
     assert result.images[0] == to_pictures(first_stage.decode(model.vae, last.x0))[0]
 
 
+@pytest.mark.long
 def test_generate_is_the_end_of_the_stream(model: LatentDiffusion):
     assert model.generate(request()).images == events(model, request())[1].images
 
@@ -141,6 +142,7 @@ def test_a_model_has_defaults_of_its_own(model: LatentDiffusion):
     assert (whole.width, whole.height, whole.steps) == (256, 256, 12)
 
 
+@pytest.mark.long
 def test_a_long_prompt_is_noted(model: LatentDiffusion):
     assert model.generate(request(prompt="fox " * 75)).notes == ()
     notes = model.generate(request(prompt="fox " * 75 + "wolf bear", negative_prompt="dark " * 76)).notes
@@ -177,6 +179,7 @@ def tiny_decoder(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_a_tiny_decoder_previews_at_full_size(stand_in: Path, tiny_decoder: Path):
     model = marmo.load(stand_in, device="cpu", dtype="float32", preview=tiny_decoder)
     step = steps(model, request(num_images=2))[-1]
@@ -192,6 +195,7 @@ def test_a_preview_needs_a_tiny_decoder(stand_in: Path):
 # Seeds
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_ancestral"])
 def test_a_picture_of_a_batch_is_the_picture_alone(model: LatentDiffusion, sampler: str):
     batch = model.generate(request(sampler=sampler, num_images=3)).images
@@ -216,6 +220,7 @@ def test_the_start_of_a1111_is_noise_times_sigma(model: LatentDiffusion, asked: 
     assert torch.equal(asked[0].x, TorchCpu([7]).normal((4, 6, 8)) * model.sigmas(model.resolve(wanted))[0])
 
 
+@pytest.mark.long
 def test_the_same_request_is_the_same_picture(model: LatentDiffusion, fresh: LatentDiffusion):
     for sampler in ("heun", "euler_ancestral"):
         pictures = [one.generate(request(sampler=sampler)).images for one in (model, model, fresh)]
@@ -234,6 +239,7 @@ def test_a_scale_of_1_is_the_conditional_model_bit_for_bit(model: LatentDiffusio
     assert model.generate(request(guidance_scale=7, guidance=never, negative_prompt="dark")).images == unguided
 
 
+@pytest.mark.long
 def test_outside_the_interval_the_condition_alone_is_asked(model: LatentDiffusion):
     wanted = request(steps=6, guidance=Guidance(low_sigma=0.5, high_sigma=5))
     sigmas = model.sigmas(model.resolve(wanted))[:-1]
@@ -243,6 +249,7 @@ def test_outside_the_interval_the_condition_alone_is_asked(model: LatentDiffusio
     assert {1, 2} == set(batches)
 
 
+@pytest.mark.long
 def test_keys_and_values_of_a_prompt_are_made_once(model: LatentDiffusion):
     blocks = [module for module in model.unet.modules() if isinstance(module, TransformerBlock)]
     with calls(blocks[0].cross.k) as keys, calls(blocks[-1].cross.v) as values, calls(model.text) as texts:
@@ -251,6 +258,7 @@ def test_keys_and_values_of_a_prompt_are_made_once(model: LatentDiffusion):
     assert keys == values == [1, 1]
 
 
+@pytest.mark.long
 def test_a_negative_prompt_is_the_unconditional_row(model: LatentDiffusion):
     plain, negative = (model.generate(request(negative_prompt=prompt)).images[0] for prompt in ("", "dark, blurry"))
     assert apart(plain, negative) > 10
@@ -258,6 +266,7 @@ def test_a_negative_prompt_is_the_unconditional_row(model: LatentDiffusion):
     assert apart(same, model.generate(request(guidance_scale=1)).images[0]) <= 1  # the two rows cancel out
 
 
+@pytest.mark.long
 def test_every_knob_changes_the_picture(model: LatentDiffusion):
     before = model.generate(request()).images[0]
     changes: list[dict[str, object]] = [
@@ -312,11 +321,13 @@ def test_strength_counts_steps(model: LatentDiffusion):
     assert [count(strength, "a1111") for strength in strengths] == [1, 1, 4, 8, 10, 10]
 
 
+@pytest.mark.long
 def test_the_same_steps_left_are_the_same_picture(model: LatentDiffusion):
     one = model.generate(request(init_image=png(), steps=10, strength=0.4, start="diffusers")).images
     assert model.generate(request(init_image=png(), steps=10, strength=0.34, start="a1111")).images == one
 
 
+@pytest.mark.long
 def test_a_picture_gives_its_size_unless_one_is_asked_for(model: LatentDiffusion):
     picture = png(size=(71, 50))
     open_size = {"width": None, "height": None, "init_image": picture, "strength": 0.5}
@@ -324,6 +335,7 @@ def test_a_picture_gives_its_size_unless_one_is_asked_for(model: LatentDiffusion
     assert model.generate(request(**open_size | {"width": 96, "height": 64})).images[0].size == (96, 64)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("data", [b"", b"no picture", png()[:200], b"\x89PNG\r\n\x1a\n" + b"x" * 50])
 def test_a_picture_that_cannot_be_read_is_told_before_the_weights_are_read(stand_in: Path, data: bytes):
     opened = catalog.open_model(stand_in, "cpu", "float32")
@@ -344,6 +356,7 @@ def test_stopping_after_a_step_stops_the_work(model: LatentDiffusion):
     assert model.generate(request()).images == model.generate(request()).images
 
 
+@pytest.mark.long
 def test_two_streams_may_be_followed_in_turns(model: LatentDiffusion):
     wanted = [request(seed=1), request(seed=2, sampler="heun", width=48)]
     alone = [model.generate(one).images for one in wanted]
@@ -357,6 +370,7 @@ def test_two_streams_may_be_followed_in_turns(model: LatentDiffusion):
     assert [results[index].images for index in range(2)] == alone
 
 
+@pytest.mark.long
 def test_many_pictures_are_asked_in_several_calls(model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch):
     together = model.generate(request(num_images=4)).images
     monkeypatch.setattr(latent, "LATENTS_PER_CALL", 3 * 6 * 8)
@@ -370,6 +384,7 @@ def test_many_pictures_are_asked_in_several_calls(model: LatentDiffusion, monkey
     assert batches == [1, 1, 1, 1]
 
 
+@pytest.mark.long
 def test_questions_of_several_pictures_and_steps_stand_together(model: LatentDiffusion):
     """What the server's worker will do."""
     states = torch.randn(2, 77, 64, generator=torch.Generator().manual_seed(0))
@@ -396,8 +411,11 @@ def first_weight(network: nn.Module) -> tuple[str, nn.Parameter]:
     return next((name, weight) for name, weight in network.named_parameters() if weight.ndim > 1)
 
 
-@pytest.mark.parametrize("network", ["text", "unet", "vae"])
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("network", "value"),
+    [("text", float("nan")), ("unet", float("nan")), ("vae", float("nan")), ("unet", float("inf"))],
+)
 def test_a_weight_that_is_no_number_is_named(fresh: LatentDiffusion, network: str, value: float):
     name, weight = first_weight(fresh.networks[network])
     weight.data.fill_(value)
@@ -406,6 +424,7 @@ def test_a_weight_that_is_no_number_is_named(fresh: LatentDiffusion, network: st
         fresh.generate(request(init_image=png()))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("network", ["text", "unet", "vae"])
 def test_an_overflow_in_float32_is_damage_too(fresh: LatentDiffusion, network: str):
     for weight in fresh.networks[network].parameters():
@@ -414,6 +433,7 @@ def test_an_overflow_in_float32_is_damage_too(fresh: LatentDiffusion, network: s
         fresh.generate(request())
 
 
+@pytest.mark.long
 def test_an_overflow_in_half_precision_asks_for_float32(stand_in: Path):
     card = catalog.find(stand_in)
     model = LatentDiffusion(card, torch.device("cpu"), torch.float16)
@@ -441,5 +461,6 @@ def test_a_request_that_cannot_be_painted(model: LatentDiffusion, fields: dict[s
         model.generate(request(**fields))
 
 
+@pytest.mark.long
 def test_the_smallest_picture(model: LatentDiffusion):
     assert model.generate(request(width=8, height=8)).images[0].size == (8, 8)

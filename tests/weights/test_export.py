@@ -72,12 +72,14 @@ def test_single_file_to_folder_and_back(stand_in: Path, stand_in_folder: Path, c
     assert digests(tmp_path / "back.safetensors") == digests(stand_in)
 
 
+@pytest.mark.long
 def test_folder_to_single_file_and_back(stand_in_folder: Path, tmp_path: Path):
     write_single_file(open_checkpoint(stand_in_folder), tmp_path / "single.safetensors")
     write_folder(open_checkpoint(tmp_path / "single.safetensors"), tmp_path / "folder")
     assert digests(tmp_path / "folder") == digests(stand_in_folder)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("metadata", [{}, {"format": "pt"}, {"modelspec.title": "狐", "format": "pt"}])
 def test_metadata_survives(stand_in: Path, tmp_path: Path, metadata: dict[str, str]):
     """Names and format that other programs keep in a file."""
@@ -94,7 +96,8 @@ def test_a_copy_of_a_single_file_is_the_file(stand_in: Path, checkpoint: Checkpo
     assert digests(tmp_path / "copy.safetensors") == digests(stand_in)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.long
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["single.safetensors", "folder"])
 def test_another_dtype(checkpoint: Checkpoint, tmp_path: Path, dtype: torch.dtype, name: str):
     path = tmp_path / name
@@ -110,12 +113,14 @@ def test_another_dtype(checkpoint: Checkpoint, tmp_path: Path, dtype: torch.dtyp
         assert ids.dtype == torch.int64  # whole numbers stay whole
 
 
+@pytest.mark.long
 def test_there_and_back_through_a_wider_dtype(stand_in: Path, checkpoint: Checkpoint, tmp_path: Path):
     write_folder(checkpoint, tmp_path / "wide", torch.float32)
     write_single_file(open_checkpoint(tmp_path / "wide"), tmp_path / "back.safetensors", torch.float16)
     assert digests(tmp_path / "back.safetensors") == digests(stand_in)
 
 
+@pytest.mark.long
 def test_shards(stand_in: Path, checkpoint: Checkpoint, tmp_path: Path):
     folder = tmp_path / "folder"
     write_folder(checkpoint, folder, max_shard_bytes=500_000)
@@ -185,6 +190,7 @@ def test_what_a_folder_cannot_hold_is_refused(tmp_path: Path, network: Network, 
 # What a single file cannot say
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -211,6 +217,7 @@ def test_a_sampler_of_ones_own_is_no_obstacle(checkpoint: Checkpoint, stand_in: 
     assert digests(tmp_path / "single.safetensors") == digests(stand_in)
 
 
+@pytest.mark.long
 def test_an_activation_that_shapes_do_not_tell_stays_in_a_folder(checkpoint: Checkpoint, tmp_path: Path):
     """As in the folder of Stable Diffusion 2."""
     text = checkpoint.parts["text"]
@@ -222,6 +229,7 @@ def test_an_activation_that_shapes_do_not_tell_stays_in_a_folder(checkpoint: Che
     assert open_checkpoint(tmp_path / "folder").parts["text"].config == gelu.config
 
 
+@pytest.mark.long
 def test_a_tokenizer_of_ones_own_stays_in_a_folder(checkpoint: Checkpoint, stand_in_folder: Path, tmp_path: Path):
     """OpenCLIP pads with 0, which is `!`."""
     tokenizer = tmp_path / "tokenizer"
@@ -261,6 +269,7 @@ def test_an_accident_leaves_what_was_there(checkpoint: Checkpoint, tmp_path: Pat
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
 
 
+@pytest.mark.long
 def test_a_folder_that_is_not_finished_is_no_model(checkpoint: Checkpoint, tmp_path: Path):
     def fail(name: str) -> torch.Tensor:
         raise OSError("the disk is gone")

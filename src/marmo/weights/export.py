@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -90,7 +90,8 @@ def write_folder(
         _write_component(next(iter(checkpoint.parts.values())), folder, dtype, max_shard_bytes, variant)
         return
     for network, part in checkpoint.parts.items():
-        _write_component(part, folder / FOLDER[network], dtype, max_shard_bytes, variant)
+        bare = replace(part, tensors=replace(part.tensors, metadata={}))  # METADATA_FILE has it
+        _write_component(bare, folder / FOLDER[network], dtype, max_shard_bytes, variant)
     _tokenizer(checkpoint).save(folder / "tokenizer")
     if checkpoint.metadata:
         _write_json(folder / METADATA_FILE, checkpoint.metadata, sort=False)
