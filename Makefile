@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# One process per core with one thread each: many small networks do not gain from more.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
 OUT ?= out
 
 .PHONY: demo test check full clean
@@ -18,13 +20,13 @@ check: $(VENV)/dev.stamp  ## the fast inner loop: format, lint, types, import co
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/typos
-	$(BIN)/pytest -m "not parity and not slow and not long"
+	$(PYTEST) -m "not parity and not slow and not long"
 
 test: $(VENV)/dev.stamp  ## every test that a change must pass
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 full: $(VENV)/dev.stamp  ## also what takes gigabytes and minutes: the full-size run and the benchmarks
-	$(BIN)/pytest
+	$(PYTEST)
 	$(BIN)/python -m benchmarks.full_size
 	$(BIN)/python -m benchmarks.compare
 	$(BIN)/python -m benchmarks.memory

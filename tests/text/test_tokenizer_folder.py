@@ -216,7 +216,7 @@ JSON_VALUES = st.recursive(
 def test_any_single_file_gives_one_error(
     model: object, added: object, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    folder = tmp_path_factory.getbasetemp() / "any"
+    folder = tmp_path_factory.getbasetemp() / "any-tokenizer"
     folder.mkdir(exist_ok=True)
     content = json.dumps({"model": model, "added_tokens": added})
     (folder / "tokenizer.json").write_text(content, encoding="utf-8")

@@ -496,7 +496,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 def test_any_state_is_written_as_the_library_writes_it(
     tmp_path_factory: pytest.TempPathFactory, state: dict[str, Tensor], metadata: dict[str, str] | None
 ) -> None:
-    path = tmp_path_factory.getbasetemp() / "any"
+    path = tmp_path_factory.getbasetemp() / "any-state"
     store.write(path, store.from_state(state), metadata)
     assert path.read_bytes() == library.save(state, metadata)
     assert_same(store.open_file(path), state)
