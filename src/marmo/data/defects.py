@@ -79,7 +79,8 @@ class Survey:
     @property
     def counts(self) -> dict[Kind, int]:
         """How often each kind occurs, the most frequent first."""
-        return dict(Counter(defect.kind for defect in self.defects).most_common())
+        counted: Counter[Kind] = Counter(defect.kind for defect in self.defects)
+        return dict(counted.most_common())
 
     def report(self) -> str:
         """For people: the sum, the kinds, and every defect on a line of its own."""

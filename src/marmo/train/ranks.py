@@ -5,6 +5,9 @@ network: several forward passes, several losses and accumulation need no special
 here returns at once.
 """
 
+# pyright: reportUnknownMemberType=false
+# torch.distributed names the types of few of its arguments.
+
 import os
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
@@ -48,7 +51,10 @@ def barrier() -> None:
 
 def gather(x: Tensor) -> Tensor:
     """The rows of all ranks, in their order, with gradients for each.  B ... -> ranks * B ..."""
-    return x if num_ranks() == 1 else _Gather.apply(x)
+    if num_ranks() == 1:
+        return x
+    rows: Tensor = _Gather.apply(x)
+    return rows
 
 
 class _Gather(torch.autograd.Function):
@@ -74,7 +80,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     for bucket in _buckets([parameter.grad for parameter in parameters if parameter.grad is not None]):
         flat = torch.cat([grad.reshape(-1) for grad in bucket])
         dist.all_reduce(flat)
-        parts = (flat / num_ranks()).split([grad.numel() for grad in bucket])
+        parts = torch.split(flat / num_ranks(), [grad.numel() for grad in bucket])
         for grad, part in zip(bucket, parts, strict=True):
             grad.copy_(part.view_as(grad))
 

@@ -24,7 +24,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar, cast
@@ -126,14 +126,13 @@ class Run:
         stride = state.main.batch_size // state.main.accumulate
         size = stride // ranks.num_ranks()
         parts = feed(source, state.position + size * ranks.rank(), size, stride, self.config.workers)
-        with self._progress() as progress:
+        with closing(parts), self._progress() as progress:
             line = progress.add_task("training", total=self.config.images, completed=state.images)
             while state.images < self.config.images:
                 items = next(parts)
                 self._seed(state.position)
                 yield items
                 progress.update(line, completed=state.images, description=self.note or "training")
-        parts.close()
 
     def autocast(self) -> torch.autocast:
         """The run's dtype for the operations that bear it; outside, weights and losses are float32."""
@@ -181,7 +180,7 @@ class Run:
 
     def _seed(self, position: int) -> None:
         digest = hashlib.blake2b(f"{self.config.seed} {ranks.rank()} {position}".encode(), digest_size=8).digest()
-        torch.manual_seed(int.from_bytes(digest) >> 1)
+        torch.manual_seed(int.from_bytes(digest) >> 1)  # pyright: ignore[reportUnknownMemberType]
 
     def _progress(self) -> Progress:
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
@@ -202,7 +201,7 @@ def start(config: RunConfig) -> Generator[Run]:
         if run.is_main:
             _open_folder(run)
         ranks.barrier()
-        torch.manual_seed(config.seed)
+        torch.manual_seed(config.seed)  # pyright: ignore[reportUnknownMemberType]
         yield run
         ranks.barrier()
         if run.is_main:
