@@ -78,6 +78,9 @@ def test_warm_up_and_cosine_equal_transformers():
         (550, "cosine", 100, 0, 1.0),
         (1000, "cosine", 0, 0, 0.0),
         (2000, "linear", 0, 0, 0.0),
+        (500, "cosine", 1000, 0, 1.0),
+        (500, "cosine", 2000, 0, 0.5),
+        (500, "linear", 1000, 0, 1.0),
     ],
 )
 def test_rates(images, schedule, warmup, tail, expected):

@@ -41,7 +41,7 @@ from marmo.weights.forms import written
 from marmo.weights.store import from_state
 
 LARGEST_SCALE = 100.0  # Radford et al. 2021, section 2.5
-SIGMOID_SCALE, SIGMOID_BIAS = 10.0, -10.0  # Zhai et al. 2023, section 3.2
+SIGMOID_SCALE = 10.0  # Zhai et al. 2023, section 3.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,8 @@ class Config:
     """A CLIP to begin with; its own config takes the place of `model`"""
     model: ClipConfig = VIT_B_32
     loss: Literal["softmax", "sigmoid"] = "softmax"
+    bias: float = -10.0
+    """Where the sigmoid loss begins: about minus the logarithm of the batch"""
 
     images: int = 12_800_000
     batch_size: int = 1024
@@ -99,7 +101,8 @@ def tiny() -> Config:
         model=ClipConfig(text=text, image=image),
         images=4096,
         batch_size=32,
-        lr=2e-3,
+        bias=-3.5,
+        lr=1e-3,
         scaling="none",
         warmup=256,
         weight_decay=0.1,
@@ -114,10 +117,10 @@ def tiny() -> Config:
 class Contrast(nn.Module):
     """A CLIP and what only its training needs: the bias of the sigmoid loss."""
 
-    def __init__(self, clip: Clip) -> None:
+    def __init__(self, clip: Clip, bias: float) -> None:
         super().__init__()
         self.clip = clip
-        self.bias = nn.Parameter(torch.tensor(SIGMOID_BIAS))
+        self.bias = nn.Parameter(torch.tensor(bias))
 
     def encode(self, ids: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Token ids B T, pictures B 3 S S -> vectors of the pictures and of the texts, B E each, float32."""
@@ -127,13 +130,13 @@ class Contrast(nn.Module):
 def build(config: Config) -> Contrast:
     """The network that a run begins with, on the CPU."""
     if config.from_ is None:
-        model = Contrast(_initialised(Clip(config.model)))
+        model = Contrast(_initialised(Clip(config.model)), config.bias)
         if config.loss == "sigmoid":
             nn.init.constant_(model.clip.logit_scale, math.log(SIGMOID_SCALE))
     elif config.model != VIT_B_32:
         raise ValueError(f"{config.from_} brings its own model: give either --from or --model")
     else:
-        model = Contrast(_opened(config.from_))
+        model = Contrast(_opened(config.from_), config.bias)
     if model.clip.config.text.vocab_size != clip_tokenizer().vocab_size:
         raise ValueError(f"the text tower has another vocabulary than the tokenizer's {clip_tokenizer().vocab_size}")
     return model

@@ -43,7 +43,9 @@ def rate(
 
 def rise(images: int, start: int, end: int) -> float:
     """0 before `start`, 1 after `end`, a straight line between."""
-    return 1.0 if images >= end else max(0.0, (images - start) / (end - start))
+    if images >= end:
+        return 1.0
+    return max(0.0, (images - start) / (end - start)) if start < end else 0.0
 
 
 def line(images: int, start: int, end: int) -> float:
