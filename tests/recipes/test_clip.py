@@ -131,7 +131,9 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop", [20, pytest.param(9, marks=pytest.mark.long), pytest.param(31, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "stop", [20, pytest.param(9, marks=pytest.mark.long), pytest.param(31, marks=pytest.mark.long)]
+)
 def test_resumed_is_unbroken(tmp_path, stop):
     def breaking(position: int):
         if position >= stop:

@@ -120,16 +120,15 @@ def _header(item: Item, defects: list[Defect]) -> list[Defect]:
     """What a picture says of itself; one that is too large is a defect at once, a broken one says nothing."""
     try:
         image = Image.open(BytesIO(item.picture), formats=tuple(set(FORMATS.values())))
-        facts = _facts(image)
-    except Exception as error:  # Pillow raises what it likes: decoding will say it in a sentence
-        pixels = getattr(Image, "DecompressionBombError", ValueError)
-        if isinstance(error, pixels):
-            defects.append(Defect(item.name, "too large", str(error)))
+        if image.width * image.height <= MAX_PIXELS:  # before anything that might decode it
+            return [Defect(item.name, kind, detail) for kind, detail in _facts(image).items()]
+        detail = f"{image.width} x {image.height} pixels; at most {MAX_PIXELS // 1_000_000} million are read"
+    except Image.DecompressionBombError as error:
+        detail = str(error)
+    except Exception:  # Pillow raises what it likes; decoding will say it in a sentence
         return []
-    if image.width * image.height > MAX_PIXELS:
-        size = f"{image.width} x {image.height} pixels; at most {MAX_PIXELS // 1_000_000} million are read"
-        defects.append(Defect(item.name, "too large", size))
-    return [Defect(item.name, kind, detail) for kind, detail in facts.items()]
+    defects.append(Defect(item.name, "too large", detail))
+    return []
 
 
 def _facts(image: Image.Image) -> dict[Kind, str]:
@@ -140,7 +139,8 @@ def _facts(image: Image.Image) -> dict[Kind, str]:
         facts["16 bits"] = "of each channel the high 8 bits are used"
     if frames := getattr(image, "n_frames", 1) - 1:
         facts["animated"] = f"the first frame is used, {frames} more are not"
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+    has_exif = image.format != "PNG" or "exif" in image.info  # a PNG would be decoded to look behind its pixels
+    if has_exif and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         facts["turned"] = "it is turned upright as its EXIF says"
     if image.has_transparency_data:
         facts["transparent"] = "white shows through"

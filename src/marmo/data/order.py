@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 Indices = NDArray[np.uint64]
 
 ROUNDS = 6
+STRETCH = 4096
 
 
 def permute(positions: Indices, count: int, key: int) -> Indices:
@@ -39,7 +40,7 @@ class Shuffle:
     def __call__(self, position: int) -> int:
         """The number at a position."""
         turn, place = divmod(position, self.count)
-        return int(permute(np.array([place], np.uint64), self.count, _mix(self.seed, turn))[0])
+        return int(_stretch(self.count, _mix(self.seed, turn), place // STRETCH)[place % STRETCH])
 
 
 class BucketShuffle:
@@ -57,6 +58,7 @@ class BucketShuffle:
         names, counts = np.unique(self.buckets, return_counts=True)
         self.counts = {int(name): int(number) for name, number in zip(names, counts, strict=True)}
         self.members = {name: np.flatnonzero(self.buckets == name) for name in self.counts}
+        self._turn = lru_cache(maxsize=2)(self._draw)
         if not self.counts:
             raise ValueError("there is nothing to put into an order: the collection is empty")
 
@@ -74,8 +76,7 @@ class BucketShuffle:
         bucket = int(drawn[place])
         return bucket, turn * self.counts[bucket] + int(before[place])  # a turn has as many batches as images
 
-    @lru_cache(maxsize=2)  # noqa: B019 two turns of a few bytes an image
-    def _turn(self, turn: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _draw(self, turn: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Of every batch of a turn: its bucket, and how many before it in this turn had the same."""
         places = np.arange(len(self.buckets), dtype=np.uint64)
         drawn = self.buckets[permute(places, len(places), _mix(self.seed, turn))]
@@ -83,6 +84,13 @@ class BucketShuffle:
         for bucket, count in self.counts.items():
             before[drawn == bucket] = np.arange(count)
         return drawn, before
+
+
+@lru_cache(maxsize=256)
+def _stretch(count: int, key: int, number: int) -> Indices:
+    """`STRETCH` places of a permutation: one by one, arrays would cost a hundred times as much."""
+    places = np.arange(number * STRETCH, min(count, (number + 1) * STRETCH), dtype=np.uint64)
+    return permute(places, count, key)
 
 
 def _feistel(numbers: Indices, half: int, key: int) -> Indices:
@@ -101,6 +109,7 @@ def _scramble(x: Indices) -> Indices:
     return x ^ x >> np.uint64(31)
 
 
+@lru_cache(maxsize=4096)
 def _mix(key: int, number: int) -> int:
     """One 64-bit key out of two numbers."""
     start = np.array([(key * 0x9E3779B97F4A7C15 + number + 1) % (1 << 64)], np.uint64)
