@@ -29,7 +29,7 @@ def test_made_once(cache):
 
 
 @pytest.mark.parametrize(
-    "change", [{"picture": content_hash(b"cat")}, {"encoder": "abd"}, {"width": 513}, {"top": 0.6}]
+    "change", [{"picture": content_hash(b"cat")}, {"encoder": "xyz"}, {"width": 513}, {"top": 0.6}]
 )
 def test_another_origin_is_another_entry(cache, change):
     cache.get(ORIGIN, moments(1.0))

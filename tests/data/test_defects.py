@@ -71,13 +71,15 @@ def test_the_report_names_them(surveyed):
     assert "     6 damaged (passed over)\n" in report and "     2 animated\n" in report
 
 
-def test_a_run_reads_through(tmp_path):
+def test_a_run_reads_through(tmp_path, caplog):
     source = open_pictures(plant(tmp_path), seed=0, size=32)
     for position in range(3 * len(PLANTED)):
         picture, caption = source(position)
         assert picture.shape == (3, 32, 32) and picture.dtype is torch.float32 and isinstance(caption, str)
         assert picture.min() >= -1 and picture.max() <= 1
     assert {name for name, (_, _, kinds) in PLANTED.items() if kinds} == source.defects.keys()
+    skipped = [name for name, (_, _, kinds) in PLANTED.items() for kind in kinds if kind not in USED]
+    assert sorted(record.getMessage().partition(" is passed over: ")[0] for record in caplog.records) == sorted(skipped)
 
 
 def test_nothing_but_defects(tmp_path):

@@ -53,6 +53,7 @@ def test_cosine_equals_torchs():
         schedule.step()
 
 
+@pytest.mark.parity
 def test_warm_up_and_cosine_equal_transformers():
     transformers = pytest.importorskip("transformers")
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.7)

@@ -3,9 +3,11 @@
     source = open_pictures(Path("pictures"), seed=0, size=256)
     picture, caption = source(0)
 
-An entry that cannot be used never stops a run: the next one takes its place, and `source.defects` names it.
+An entry that cannot be used never stops a run: the next one takes its place, a warning names it once, and
+`source.defects` has all that was found.
 """
 
+import logging
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -24,6 +26,8 @@ from marmo.data.order import BucketShuffle, Shuffle
 from marmo.data.source import Pair
 from marmo.data.tags import Wording, word
 from marmo.data.webdataset import Tars
+
+LOGGER = logging.getLogger(__name__)
 
 
 class Pictures:
@@ -63,9 +67,12 @@ class Pictures:
         raise ValueError(f"none of {len(self.items)} entries can be used: {self._first()}")
 
     def _examine(self, index: int) -> Examined:
-        entry = examine_at(self.items, index, self.min_side)
-        if entry.defects:
-            self.defects[self.items.name(index)] = entry.defects
+        entry, name = examine_at(self.items, index, self.min_side), self.items.name(index)
+        if entry.defects and name not in self.defects:
+            self.defects[name] = entry.defects
+            for defect in entry.defects:
+                if defect.skips:
+                    LOGGER.warning("%s is passed over: %s, %s", name, defect.kind, defect.detail)
         return entry
 
     def _first(self) -> str:

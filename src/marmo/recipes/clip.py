@@ -1,7 +1,7 @@
 """CLIP: two towers learn which caption belongs to which picture.
 
-    python -m marmo.recipes.clip --data pictures/ --folder out/clip
-    torchrun --nproc-per-node 8 -m marmo.recipes.clip --data shards/ --folder out/clip --batch-size 4096
+    python -m marmo.recipes.clip base --data pictures/ --folder out/clip
+    torchrun --nproc-per-node 8 -m marmo.recipes.clip base --data shards/ --folder out/clip --batch-size 4096
 
 Radford et al. 2021 (https://arxiv.org/abs/2103.00020), figure 3; the sigmoid loss is that of Zhai et al. 2023
 (https://arxiv.org/abs/2303.15343), which needs no large batch.  The negatives of every picture are the captions of all
@@ -24,7 +24,6 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
 
-from marmo.data.pictures import open_pictures
 from marmo.data.source import Pair, Source
 from marmo.models.clip import VIT_B_32, Clip, ClipConfig, preprocess
 from marmo.models.clip_text import ClipTextConfig
@@ -208,6 +207,8 @@ def main(config: Config, source: Source | None = None) -> Path:
 def _source(config: Config, size: int) -> Source:
     if config.data is None:
         raise ValueError("there is nothing to learn from: give --data")
+    from marmo.data.pictures import open_pictures  # reads picture records, too, and so needs pydantic
+
     return open_pictures(config.data, seed=config.seed, size=size)
 
 
@@ -263,5 +264,5 @@ def _export(run: Run, model: nn.Module) -> Path:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(tyro.extras.overridable_config_cli({"base": ("ViT-B/32", Config()), "tiny": (str(tiny.__doc__), tiny())}))
     leave()

@@ -11,7 +11,7 @@ here returns at once.
 import os
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -53,8 +53,7 @@ def gather(x: Tensor) -> Tensor:
     """The rows of all ranks, in their order, with gradients for each.  B ... -> ranks * B ..."""
     if num_ranks() == 1:
         return x
-    rows: Tensor = _Gather.apply(x)
-    return rows
+    return cast(Tensor, _Gather.apply(x))
 
 
 class _Gather(torch.autograd.Function):
