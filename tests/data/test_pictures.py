@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from marmo.data.buckets import bucket_of, bucket_sizes
+from marmo.data.buckets import bucket_of, bucket_sizes, own_bucket
 from marmo.data.defects import survey
 from marmo.data.folder import Folder
 from marmo.data.item import Items
@@ -195,7 +195,7 @@ def test_buckets(mixed):
     items = open_items(mixed)
     sizes = bucket_sizes(64 * 64, step=16, smallest=32, largest=96)
     found = survey(items)
-    source = bucketed(items, found, sizes, batch_size=4, seed=0)
+    source = bucketed(items, found, lambda size: bucket_of(size, sizes), batch_size=4, seed=0)
     shapes = set()
     for batch in range(24):
         pictures = [source(batch * 4 + place) for place in range(4)]
@@ -208,10 +208,16 @@ def test_buckets(mixed):
     assert {seen.count(caption) for caption in seen} == {4} and len(set(seen)) == 12
 
 
+def test_buckets_of_their_own(mixed):
+    items = open_items(mixed)
+    source = bucketed(items, survey(items), lambda size: own_bucket(size, 64 * 64, step=16), batch_size=4, seed=0)
+    assert {tuple(source(position)[0].shape) for position in range(96)} == {(3, 80, 32), (3, 48, 48)}
+
+
 def test_what_breaks_later_is_replaced_from_its_own_bucket(mixed):
     items = open_items(mixed)
     sizes = bucket_sizes(64 * 64, step=16, smallest=32, largest=96)
-    source = bucketed(items, survey(items), sizes, batch_size=4, seed=0)
+    source = bucketed(items, survey(items), lambda size: bucket_of(size, sizes), batch_size=4, seed=0)
     (mixed / "00.png").write_bytes(b"")
     for batch in range(12):
         assert len({source(batch * 4 + place)[0].shape for place in range(4)}) == 1

@@ -1,6 +1,10 @@
 """Sizes of about the same area and different shapes, so that pictures train without being cut square.
 
-The rule of kohya's sd-scripts, which people's data sets are prepared for.
+The rules of kohya's sd-scripts, which people's data sets are prepared for:
+
+    sizes = bucket_sizes(512 * 512)
+    bucketed(items, survey(items), lambda size: bucket_of(size, sizes), ...)
+    bucketed(items, survey(items), lambda size: own_bucket(size, 512 * 512), ...)        # "no upscale"
 """
 
 from collections.abc import Sequence

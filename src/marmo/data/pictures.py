@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from marmo.data.arrow import Arrow
-from marmo.data.buckets import Size, bucket_of
+from marmo.data.buckets import Size
 from marmo.data.defects import MIN_SIDE, Defect, Examined, Survey, examine_at
 from marmo.data.folder import Folder
 from marmo.data.item import Items
@@ -110,7 +110,7 @@ def open_pictures(
 def bucketed(
     items: Items,
     survey: Survey,
-    sizes: list[Size],
+    rule: Callable[[Size], Size],
     *,
     batch_size: int,
     seed: int,
@@ -121,16 +121,16 @@ def bucketed(
 
     Args:
         survey: of these items; what it passes over is not drawn.
-        sizes: see `buckets.bucket_sizes`.
+        rule: a picture's size -> its bucket, see `marmo.data.buckets`.
         batch_size: images of all ranks, or of one of the parts in which a batch is accumulated.
     """
-    usable = [(index, size) for index, size in enumerate(survey.sizes) if size is not None]
-    chosen = {index: bucket_of(size, sizes) for index, size in usable}
-    numbers = [sizes.index(chosen[index]) for index, _ in usable]
+    chosen = {index: rule(size) for index, size in enumerate(survey.sizes) if size is not None}
+    usable, sizes = list(chosen), sorted(set(chosen.values()))
+    numbers = [sizes.index(chosen[index]) for index in usable]
     order = BucketShuffle(numbers, batch_size, seed)
     return Pictures(
         items,
-        lambda position: usable[order(position)][0],
+        lambda position: usable[order(position)],
         chosen.get,
         seed=seed,
         wording=wording or Wording(),
