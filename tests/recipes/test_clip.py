@@ -70,6 +70,17 @@ def test_sigmoid_loss_is_the_papers():
     assert found.item() == pytest.approx(expected, rel=1e-6)
 
 
+def test_where_the_losses_begin(tmp_path):
+    soft, sigmoid = build(small(tmp_path)), build(small(tmp_path, loss="sigmoid", bias=-2.5))
+    assert soft.clip.logit_scale.exp().item() == pytest.approx(1 / 0.07)
+    assert (sigmoid.clip.logit_scale.exp().item(), sigmoid.bias.item()) == (pytest.approx(10), -2.5)
+
+
+def test_the_scale_has_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr("marmo.recipes.clip.LARGEST_SCALE", 5.0)
+    assert opened(main(small(tmp_path), shape)).logit_scale.exp().item() == pytest.approx(5)
+
+
 def test_accuracy():
     pictures = torch.eye(4)
     assert accuracy(pictures, pictures) == 1

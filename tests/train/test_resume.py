@@ -35,7 +35,9 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return result(folder)
 
 
-@pytest.mark.parametrize("stop", [8, 40, 136])
+@pytest.mark.parametrize(
+    "stop", [8, 40, 152]
+)  # before the first checkpoint, at one, after lines that will be written again
 def test_stopped_anywhere(tmp_path: Path, straight: dict[str, bytes], stop: int) -> None:
     config = Config(folder=tmp_path)
     main(replace(config, stop=stop))
