@@ -12,8 +12,8 @@ from marmo.models.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from marmo.models.unet import UNetConfig
 from marmo.models.vae import VAEConfig
 from marmo.nn.blueprint import blueprint
+from marmo.nn.device import choose_device, choose_dtype
 from marmo.pipelines.card import Card, LatentCard
-from marmo.pipelines.device import choose_device, choose_dtype
 from marmo.pipelines.latent import LatentDiffusion
 from marmo.request import Defaults, ImageRequest, explain
 from marmo.text.bpe import ClipTokenizer

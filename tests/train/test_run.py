@@ -49,7 +49,7 @@ def test_devices_and_dtypes(tmp_path):
 
 
 def test_bfloat16_is_for_the_arithmetic_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr("marmo.train.run._has_bfloat16", lambda device: True)
+    monkeypatch.setattr("marmo.nn.device.cpu_has_bfloat16", lambda: True)
     with start(Config(folder=tmp_path, dtype=None)) as run, run.autocast():
         layer = torch.nn.Linear(2, 2)
         assert run.dtype is layer(torch.ones(1, 2)).dtype is torch.bfloat16
@@ -57,7 +57,7 @@ def test_bfloat16_is_for_the_arithmetic_alone(tmp_path, monkeypatch):
 
 
 def test_bfloat16_where_there_is_none(tmp_path, monkeypatch):
-    monkeypatch.setattr("marmo.train.run._has_bfloat16", lambda device: False)
+    monkeypatch.setattr("marmo.nn.device.cpu_has_bfloat16", lambda: False)
     with start(Config(folder=tmp_path, dtype=None)) as run:
         assert run.dtype is torch.float32
     with (

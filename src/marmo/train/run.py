@@ -35,6 +35,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from marmo.files.atomic import atomic_write
+from marmo.nn.device import best_dtype, choose_device
 from marmo.train import checkpoint, ranks
 from marmo.train.feed import feed
 from marmo.train.log import Log, save_sheet
@@ -250,12 +251,7 @@ def _device(name: str | None) -> torch.device:
     """The named device, or this rank's own GPU, or what else there is."""
     if name is None and torch.cuda.is_available():
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    try:
-        device = torch.device(name or ("mps" if torch.backends.mps.is_available() else "cpu"))
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"device {name!r} cannot be used here ({reason})") from None
+    device = choose_device(name)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device
@@ -266,14 +262,7 @@ def _dtype(name: str | None, device: torch.device) -> torch.dtype:
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     if name not in (None, *dtypes):
         raise ValueError(f"dtype {name!r} cannot be trained in; choose {' or '.join(dtypes)}")
-    has_bfloat16 = _has_bfloat16(device)
+    has_bfloat16 = best_dtype(device) is torch.bfloat16
     if name == "bfloat16" and not has_bfloat16:
         raise ValueError(f"this {device.type} device has no bfloat16 arithmetic; choose float32")
     return dtypes[name] if name else dtypes["bfloat16" if has_bfloat16 else "float32"]
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict[str, bool])()  # not yet in torch 2.10
-    return device.type == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from marmo.pipelines import device
-from marmo.pipelines.device import choose_device, choose_dtype
+from marmo.nn.device import choose_device, choose_dtype
 
 CPU = torch.device("cpu")
 

@@ -27,7 +27,7 @@ def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
     Half precision on a processor without the instructions is some hundred times slower than float32, so it is refused.
     """
     if name is None:
-        return _best_dtype(device)
+        return best_dtype(device)
     if name not in DTYPES:
         raise ValueError(f"dtype {name!r} does not exist; the dtypes are {', '.join(DTYPES)}")
     dtype = DTYPES[name]
@@ -36,6 +36,13 @@ def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
     if device.type == "cpu" and dtype is torch.bfloat16 and not cpu_has_bfloat16():
         raise ValueError("this processor has no bfloat16 arithmetic (AVX512-BF16 or AMX); use float32")
     return dtype
+
+
+def best_dtype(device: torch.device) -> torch.dtype:
+    """The fastest dtype that is safe: bfloat16 where the device computes in it, else float16 on cuda, else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.bfloat16 if device.type == "cpu" and cpu_has_bfloat16() else torch.float32
 
 
 def cpu_has_bfloat16() -> bool:
@@ -48,9 +55,3 @@ def _best() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _best_dtype(device: torch.device) -> torch.dtype:
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return torch.bfloat16 if device.type == "cpu" and cpu_has_bfloat16() else torch.float32
