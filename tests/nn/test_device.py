@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from marmo.pipelines import device
+from marmo.nn import device
 from marmo.nn.device import choose_device, choose_dtype
 
 CPU = torch.device("cpu")
@@ -51,7 +51,7 @@ def test_dtypes_of_the_processor(monkeypatch: pytest.MonkeyPatch, has: bool):
 def test_dtypes_of_other_devices(monkeypatch: pytest.MonkeyPatch):
     cuda, mps = torch.device("cuda"), torch.device("mps")
     for has, best in ((True, torch.bfloat16), (False, torch.float16)):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has: has)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has: has)
         assert choose_dtype(None, cuda) == best
     assert choose_dtype(None, mps) == torch.float32
     assert choose_dtype("float16", cuda) == choose_dtype("float16", mps) == torch.float16
