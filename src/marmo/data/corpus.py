@@ -23,6 +23,8 @@ class Look:
     """Width and height of the ink, as shares of the sprite's side."""
     colour: tuple[float, float, float] | None
     """OKLab of the dominant cluster; None is never recoloured."""
+    tone: tuple[float, float, float]
+    """OKLab of the ink on the average."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class LookRecord(TypedDict):
     box: tuple[float, float, float]
     size: tuple[float, float]
     colour: tuple[float, float, float] | None
+    tone: tuple[float, float, float]
 
 
 class ConceptRecord(TypedDict):
@@ -150,7 +153,7 @@ def _by_id() -> dict[str, Concept]:
 
 def _concept(record: ConceptRecord) -> Concept:
     looks = {
-        style: Look(tuple(look["box"]), tuple(look["size"]), look["colour"] and tuple(look["colour"]))
+        style: Look(tuple(look["box"]), tuple(look["size"]), _maybe(look["colour"]), tuple(look["tone"]))
         for style, look in record["looks"].items()
     }
     return Concept(
@@ -162,6 +165,10 @@ def _concept(record: ConceptRecord) -> Concept:
         record["flags"],
         looks,
     )
+
+
+def _maybe(colour: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
+    return None if colour is None else tuple(colour)
 
 
 def _unpack(name: str) -> bytes:

@@ -29,6 +29,8 @@ class Measure:
     """Width and height of the ink, as shares of the box's side."""
     colour: tuple[float, float, float] | None
     """OKLab of the dominant cluster; None where there is none to recolour."""
+    tone: tuple[float, float, float]
+    """OKLab of the ink on the average, which a background must differ from."""
 
 
 def rasterise(body: str, box: Box, pixels: int) -> Tensor:
@@ -48,7 +50,7 @@ def measure(body: str, side: float) -> Measure:
     """Looks at a drawing on its plane of `side` x `side` units."""
     image = rasterise(body, (0, 0, side), 256)
     rows, columns = (torch.nonzero((image[..., 3] > 8).any(axis)).flatten() for axis in (1, 0))
-    if not len(rows):
+    if not bool((image[..., 3] > 200).any()):
         raise ValueError("this drawing is empty")
     top, bottom = int(rows[0]) / 256, int(rows[-1] + 1) / 256
     left, right = int(columns[0]) / 256, int(columns[-1] + 1) / 256
@@ -56,7 +58,7 @@ def measure(body: str, side: float) -> Measure:
     shown = max(width, height) / (1 - 2 * MARGIN)
     x, y = (left + right - shown) / 2, (top + bottom - shown) / 2
     box = round(x * side, 3), round(y * side, 3), round(shown * side, 3)
-    return Measure(box, (round(width / shown, 3), round(height / shown, 3)), dominant_colour(image))
+    return Measure(box, (round(width / shown, 3), round(height / shown, 3)), dominant_colour(image), _tone(image))
 
 
 def dominant_colour(image: Tensor) -> tuple[float, float, float] | None:
@@ -78,4 +80,9 @@ def dominant_colour(image: Tensor) -> tuple[float, float, float] | None:
     if share < 0.4 or others > 0.5 * share:
         return None
     lightness, a, b = lab[own].median(0).values.tolist()
+    return round(lightness, 3), round(a, 3), round(b, 3)
+
+
+def _tone(image: Tensor) -> tuple[float, float, float]:
+    lightness, a, b = to_oklab(image[image[..., 3] > 200][:, :3] / 255).mean(0).tolist()
     return round(lightness, 3), round(a, 3), round(b, 3)

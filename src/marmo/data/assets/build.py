@@ -77,7 +77,8 @@ def _record(entry: Entry, bodies: Mapping[str, tuple[str, float]]) -> dict[str, 
     looks: dict[str, object] = {}
     for style, (body, side) in bodies.items():
         seen = measure(body, side)
-        looks[style] = {"box": seen.box, "size": seen.size, "colour": None if fixed else seen.colour}
+        colour = None if fixed else seen.colour
+        looks[style] = {"box": seen.box, "size": seen.size, "colour": colour, "tone": seen.tone}
     return {
         "id": entry.id,
         "code": entry.code,
