@@ -12,7 +12,7 @@ from marmo.data.scene import Background
 RGB = tuple[int, int, int]
 Lab = tuple[float, float, float]
 
-MIN_DISTANCE = 0.2
+MIN_DISTANCE = 0.16
 """In OKLab, between a background and the tone of what stands on it."""
 
 
@@ -51,6 +51,10 @@ PAINTS: dict[str, Paint] = {
     "dark-green": Paint("dark green", "深绿色", (32, 82, 64), (16, 50, 40)),
 }
 
+DARK = ("teal", "dark-blue", "dark-grey", "dark-green")
+WEIGHTS = {name: 0.3 if name in DARK else 1.0 for name in PAINTS}
+"""Dark ones are left over for whatever is too light for the others."""
+
 GROUNDS: dict[str, Ground] = {
     "grass": Ground("on the grass", "在草地上", (196, 228, 250), (134, 194, 104)),
     "sand": Ground("on the sand", "在沙地上", (190, 230, 246), (238, 212, 154)),
@@ -77,7 +81,7 @@ def _propose(dice: Dice) -> Background:
         name = dice.choice(list(GROUNDS))
         ground = GROUNDS[name]
         return Background("ground", name, ground.sky, ground.ground, dice.uniform(0.55, 0.75))
-    name = dice.choice(list(PAINTS))
+    name = dice.weighted(WEIGHTS)
     paint = PAINTS[name]
     return Background(kind, name, paint.rgb, paint.rgb if kind == "plain" else paint.fade)
 

@@ -64,6 +64,8 @@ def _told(scene: Scene) -> tuple[Thing, ...]:
 
 def _words(scene: Scene, dice: Dice, language: Language, split: Split) -> Words:
     names = tuple(_name(thing, dice, language, split) for thing in _told(scene))
+    if scene.kind == "count" and not english.is_countable(names[0]):
+        names = (corpus()[scene.things[0].concept].en[0],)
     has_style = scene.things[0].style is not None
     return Words(
         names,

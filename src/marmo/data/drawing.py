@@ -19,6 +19,9 @@ Box = tuple[float, float, float]
 MARGIN = 0.02
 """Of the side, left free around the ink."""
 
+MIN_CHROMA = 0.06
+"""A duller cluster would make noise glow when it is turned to a brighter colour."""
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -74,10 +77,12 @@ def dominant_colour(image: Tensor) -> tuple[float, float, float] | None:
     angle = torch.arange(36) * (torch.pi / 18)
     hues = torch.stack([torch.zeros(36), angle.cos(), angle.sin()], 1) * 0.1
     weights = torch.stack([in_cluster(lab, hue).flatten() for hue in hues])  # 36 N
-    own = weights[int((weights * chroma).sum(1).argmax())] > 0.5
+    weight = weights[int((weights * chroma).sum(1).argmax())]
+    own = weight > 0.5
     share = float(own.float().mean())
+    halfway = float(((weight - 0.5).abs() < 0.45)[chroma > GREY_CHROMA].sum()) / len(ink)  # would turn a mixed colour
     others = float(((chroma > 1.5 * GREY_CHROMA) & ~own).float().mean())
-    if share < 0.4 or others > 0.5 * share:
+    if share < 0.4 or others > 0.5 * share or halfway > 0.15 * share or float(chroma[own].median()) < MIN_CHROMA:
         return None
     lightness, a, b = lab[own].median(0).values.tolist()
     return round(lightness, 3), round(a, 3), round(b, 3)

@@ -74,6 +74,11 @@ def _plural_word(word: str) -> str:
     return word + ("es" if ENDS_IN_ES.search(low) and low not in TAKES_S else "s")
 
 
+def is_countable(name: str) -> bool:
+    """Whether a number can stand before it."""
+    return not NO_ARTICLE.search(name) or name.startswith("pair of ")
+
+
 def with_article(phrase: str) -> str:
     """a or an, by sound."""
     is_an = AN.match(phrase) and not NOT_AN.match(phrase)
@@ -134,7 +139,8 @@ def _single(thing: Thing, words: Words, dice: Dice) -> str:
 def _pair(scene: Scene, words: Words, dice: Dice) -> str:
     a, b = (_described(thing, name) for thing, name in zip(scene.things, words.names, strict=True))
     if not words.has_relation:
-        return dice.choice((f"{a} and {b}", f"{b} and {a}", f"{a} with {b}", f"{b} next to {a}" if scene.relation == "left" else f"{b} and {a}"))
+        beside = f"{b} next to {a}" if scene.relation == "left" else f"{b} and {a}"
+        return dice.choice((f"{a} and {b}", f"{b} and {a}", f"{a} with {b}", beside))
     assert scene.relation is not None
     return dice.choice(_relations(a, b, scene.relation))
 
@@ -163,7 +169,8 @@ def _count(scene: Scene, words: Words, dice: Dice) -> str:
     number = dice.choice(("one", "a single", "just one")) if count == 1 else NUMBERS[count]
     if dice.chance(0.1):
         number = str(count)
-    return dice.choice(("", "", "a picture of ", "a group of " if count > 2 else "")) + _numbered(scene, words.names[0], number)
+    opening = dice.choice(("", "", "a picture of ", "a group of " if count > 2 else ""))
+    return opening + _numbered(scene, words.names[0], number)
 
 
 def _numbered(scene: Scene, name: str, number: str) -> str:
@@ -176,7 +183,7 @@ def _described(thing: Thing, name: str, size: str | None = None) -> str:
     article = corpus()[thing.concept].article
     if article == "the":
         return f"the {phrase}"
-    return phrase if article == "" or NO_ARTICLE.search(name) else with_article(phrase)
+    return with_article(phrase) if article == "a" and is_countable(name) else phrase
 
 
 def _adjectives(thing: Thing, name: str, size: str | None = None) -> str:
@@ -209,4 +216,5 @@ def _in_style(body: str, style: Style | None, dice: Dice) -> str:
     if style is None:
         return body
     name = STYLES[style]
-    return dice.choice((f"{body}, {name} style", f"{body} in {name} style", f"{body} in the style of {name}", f"{name} style, {body}"))
+    after = f"{body}, {name} style", f"{body} in {name} style", f"{body} in the style of {name}"
+    return dice.choice((*after, f"{name} style, {body}"))
