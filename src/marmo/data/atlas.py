@@ -6,14 +6,13 @@ A sprite is 160 x 160 RGBA, its ink centred; shapes come last, in black for `com
 from collections.abc import Callable, Sequence
 from functools import cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from marmo.data.corpus import STYLES, corpus, drawings
-from marmo.data.drawing import rasterise
+from marmo.data.corpus import STYLES, Style, corpus, drawings
+from marmo.data.drawing import Box, rasterise
 from marmo.data.scene import Thing
-from marmo.data.shapes import FILLS, SHAPES, svg
+from marmo.data.shapes import FILLS, SHAPES, Fill, svg
 from marmo.files.atomic import atomic_write
 from marmo.weights.fingerprint import cache_folder
 
@@ -44,7 +43,7 @@ def drawn_now(device: torch.device) -> Sprites:
     return draw
 
 
-def _key(thing: Thing) -> tuple[str, str]:
+def _key(thing: Thing) -> tuple[str, Style | Fill]:
     """(concept, style) of a drawing, (shape, fill) of a shape."""
     look = thing.style or thing.fill
     assert look is not None
@@ -52,19 +51,25 @@ def _key(thing: Thing) -> tuple[str, str]:
 
 
 @cache
-def _numbers() -> dict[tuple[str, str], int]:
+def _numbers() -> dict[tuple[str, Style | Fill], int]:
     """Where each sprite stands in the atlas."""
-    drawn = [(concept.id, str(style)) for style in STYLES for concept in corpus().concepts]
-    return {key: number for number, key in enumerate([*drawn, *((id, fill) for id in SHAPES for fill in FILLS)])}
+    drawn: list[tuple[str, Style | Fill]] = [(c.id, style) for style in STYLES for c in corpus().concepts]
+    shapes: list[tuple[str, Style | Fill]] = [(id, fill) for id in SHAPES for fill in FILLS]
+    return {key: number for number, key in enumerate([*drawn, *shapes])}
 
 
 @cache
-def _draw(concept: str, look: str) -> Tensor:
-    for fill in FILLS:
-        if fill == look:
-            return rasterise(svg(SHAPES[concept], fill), (0, 0, 100), PIXELS)
-    style = STYLES[[str(style) for style in STYLES].index(look)]
-    return rasterise(_drawings()[style][concept], corpus()[concept].looks[style].box, PIXELS)
+def _draw(concept: str, look: Style | Fill) -> Tensor:
+    return rasterise(*_source(concept, look), PIXELS)
+
+
+def _source(concept: str, look: Style | Fill) -> tuple[str, Box]:
+    """The SVG body and the part of its plane that a sprite shows."""
+    match look:
+        case "solid" | "outline" | "striped":
+            return svg(SHAPES[concept], look), (0, 0, 100)
+        case _:
+            return _drawings()[look][concept], corpus()[concept].looks[look].box
 
 
 _drawings = cache(drawings)
@@ -72,10 +77,11 @@ _drawings = cache(drawings)
 
 @cache
 def _array(device: torch.device) -> Tensor:
-    path = cache_folder() / f"scenes-{corpus().digest[:16]}-{PIXELS}.npy"
+    path = cache_folder() / f"scenes-{corpus().digest[:16]}-{PIXELS}.rgba"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as stream:
-            np.save(stream, np.stack([_draw(*key).numpy() for key in _numbers()]))
-    # "c" is copy-on-write: torch warns of memory that may not be written to
-    return torch.from_numpy(np.load(path, mmap_mode="c")).to(device)
+            for key in _numbers():
+                stream.write(rasterise(*_source(*key), PIXELS).numpy().tobytes())
+    pixels = torch.from_file(str(path), shared=False, size=len(_numbers()) * PIXELS**2 * 4, dtype=torch.uint8)
+    return pixels.view(-1, PIXELS, PIXELS, 4).to(device)

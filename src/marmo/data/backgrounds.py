@@ -2,15 +2,15 @@
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import torch
 
-from marmo.data.colours import to_oklab
+from marmo.data.colours import Lab, to_oklab, triple
 from marmo.data.dice import Dice
 from marmo.data.scene import Background
 
 RGB = tuple[int, int, int]
-Lab = tuple[float, float, float]
 
 MIN_DISTANCE = 0.16
 """In OKLab, between a background and the tone of what stands on it."""
@@ -65,18 +65,23 @@ GROUNDS: dict[str, Ground] = {
 }
 
 
+KINDS: dict[Literal["plain", "gradient", "ground"], float] = {"plain": 0.45, "gradient": 0.3, "ground": 0.25}
+
+
 def pick(dice: Dice, tones: tuple[Lab, ...]) -> Background:
     """A background that every one of `tones` differs from; after 40 tries the last one."""
     background = _propose(dice)
     for _ in range(40):
-        if all(_distance(tone, _lab(rgb)) > MIN_DISTANCE for tone in tones for rgb in (background.top, background.bottom)):
+        if all(
+            _distance(tone, _lab(rgb)) > MIN_DISTANCE for tone in tones for rgb in (background.top, background.bottom)
+        ):
             break
         background = _propose(dice)
     return background
 
 
 def _propose(dice: Dice) -> Background:
-    kind = dice.weighted({"plain": 0.45, "gradient": 0.3, "ground": 0.25})
+    kind = dice.weighted(KINDS)
     if kind == "ground":
         name = dice.choice(list(GROUNDS))
         ground = GROUNDS[name]
@@ -88,8 +93,7 @@ def _propose(dice: Dice) -> Background:
 
 @cache
 def _lab(rgb: RGB) -> Lab:
-    lightness, a, b = to_oklab(torch.tensor(rgb) / 255).tolist()
-    return lightness, a, b
+    return triple(to_oklab(torch.tensor(rgb) / 255))
 
 
 def _distance(a: Lab, b: Lab) -> float:

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+Lab = tuple[float, float, float]
+"""A colour in OKLab, as plain numbers."""
+
 
 @dataclass(frozen=True)
 class Colour:
@@ -61,8 +64,8 @@ def to_oklab(rgb: Tensor) -> Tensor:
 
 def to_rgb(lab: Tensor) -> Tensor:
     """The inverse of `to_oklab`, clipped to [0, 1]."""
-    lms = (lab @ torch.linalg.inv(lab.new_tensor(_TO_LAB)).T).pow(3)
-    linear = (lms @ torch.linalg.inv(lab.new_tensor(_TO_LMS)).T).clamp(0, 1)
+    lms = (lab @ torch.inverse(lab.new_tensor(_TO_LAB)).T).pow(3)
+    linear = (lms @ torch.inverse(lab.new_tensor(_TO_LMS)).T).clamp(0, 1)
     return torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp(min=1e-8).pow(1 / 2.4) - 0.055)
 
 
@@ -71,10 +74,20 @@ def targets() -> Tensor:
     return to_oklab(torch.tensor([colour.rgb for colour in COLOURS.values()]) / 255)
 
 
+def triple(colour: Tensor) -> Lab:
+    """3 -> three numbers."""
+    return float(colour[0]), float(colour[1]), float(colour[2])
+
+
+def chroma_of(lab: Tensor) -> Tensor:
+    """How far from grey.  ... 3 -> ... 1"""
+    return lab[..., 1:].square().sum(-1, keepdim=True).sqrt()
+
+
 def in_cluster(lab: Tensor, centre: Tensor) -> Tensor:
     """How much each pixel belongs to the hue of `centre`, 0 to 1.  lab ... 3, centre broadcast to it -> ... 1"""
-    chroma, own = lab[..., 1:].norm(dim=-1, keepdim=True), centre[..., 1:].norm(dim=-1, keepdim=True)
-    cosine = (lab[..., 1:] * centre[..., 1:]).sum(-1, keepdim=True) / (chroma * own).clamp(min=1e-6)
+    chroma = chroma_of(lab)
+    cosine = (lab[..., 1:] * centre[..., 1:]).sum(-1, keepdim=True) / (chroma * chroma_of(centre)).clamp(min=1e-6)
     is_near = _ramp(cosine, 0.60, 0.80)  # within 53 degrees at all, within 37 wholly
     return is_near * _ramp(chroma, 0.3 * GREY_CHROMA, GREY_CHROMA)
 
@@ -96,7 +109,10 @@ def _bend(lightness: Tensor, centre: Tensor, target: Tensor) -> Tensor:
 
 def _turn(lab: Tensor, centre: Tensor, target: Tensor) -> Tensor:
     """Chroma as a complex number times target / centre."""
-    a, b = (centre[..., 1:] * target[..., 1:]).sum(-1), centre[..., 1] * target[..., 2] - centre[..., 2] * target[..., 1]
+    a, b = (
+        (centre[..., 1:] * target[..., 1:]).sum(-1),
+        centre[..., 1] * target[..., 2] - centre[..., 2] * target[..., 1],
+    )
     size = centre[..., 1:].square().sum(-1)
     cos, sin = a / size, b / size
     x, y = lab[..., 1], lab[..., 2]

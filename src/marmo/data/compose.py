@@ -42,7 +42,9 @@ def compose(scenes: Sequence[Scene], size: int, sprites: Sprites) -> Tensor:
 def _backgrounds(scenes: Sequence[Scene], size: int) -> Tensor:
     """B 3 H W, float32, on the CPU."""
     backgrounds = [scene.background for scene in scenes]
-    top, bottom = (torch.tensor(ends)[:, :, None] / 255 for ends in zip(*((b.top, b.bottom) for b in backgrounds), strict=True))
+    top, bottom = (
+        torch.tensor(ends)[:, :, None] / 255 for ends in zip(*((b.top, b.bottom) for b in backgrounds), strict=True)
+    )
     y = ((torch.arange(size) + 0.5) / size).expand(len(scenes), 1, size)
     horizon = torch.tensor([b.horizon for b in backgrounds])[:, None, None]
     is_ground = torch.tensor([b.kind == "ground" for b in backgrounds])[:, None, None]
@@ -84,7 +86,7 @@ def _coloured(things: Sequence[Thing], sprites: Tensor) -> Tensor:
     chosen = [things[row] for row in rows]
     side, alpha = sprites.shape[-1], sprites[where, 3:]
     rgb = (sprites[where, :3] / alpha.clamp(min=1e-4)).clamp(0, 1)
-    painted = _paint(chosen, rgb.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, (side, side))
+    painted = _paint(chosen, rgb.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(len(rows), 3, side, side)
     return sprites.index_copy(0, where, torch.cat([painted * alpha, alpha], 1))
 
 

@@ -80,10 +80,10 @@ class Corpus:
 class LookRecord(TypedDict):
     """One drawing in the file."""
 
-    box: tuple[float, float, float]
-    size: tuple[float, float]
-    colour: tuple[float, float, float] | None
-    tone: tuple[float, float, float]
+    box: list[float]
+    size: list[float]
+    colour: list[float] | None
+    tone: list[float]
 
 
 class ConceptRecord(TypedDict):
@@ -152,10 +152,7 @@ def _by_id() -> dict[str, Concept]:
 
 
 def _concept(record: ConceptRecord) -> Concept:
-    looks = {
-        style: Look(tuple(look["box"]), tuple(look["size"]), _maybe(look["colour"]), tuple(look["tone"]))
-        for style, look in record["looks"].items()
-    }
+    looks: dict[Style, Look] = {style: _look(look) for style, look in record["looks"].items()}
     return Concept(
         record["id"],
         record["group"],
@@ -167,8 +164,17 @@ def _concept(record: ConceptRecord) -> Concept:
     )
 
 
-def _maybe(colour: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
-    return None if colour is None else tuple(colour)
+def _look(record: LookRecord) -> Look:
+    width, height = record["size"]
+    colour = record["colour"]
+    return Look(
+        _three(record["box"]), (width, height), None if colour is None else _three(colour), _three(record["tone"])
+    )
+
+
+def _three(numbers: list[float]) -> tuple[float, float, float]:
+    first, second, third = numbers
+    return first, second, third
 
 
 def _unpack(name: str) -> bytes:

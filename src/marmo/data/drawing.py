@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from marmo.data.colours import GREY_CHROMA, in_cluster, to_oklab
+from marmo.data.colours import GREY_CHROMA, Lab, chroma_of, in_cluster, to_oklab, triple
 
 Box = tuple[float, float, float]
 """Left, top and side of the square of the drawing's own plane that is shown."""
@@ -30,9 +30,9 @@ class Measure:
     box: Box
     size: tuple[float, float]
     """Width and height of the ink, as shares of the box's side."""
-    colour: tuple[float, float, float] | None
+    colour: Lab | None
     """OKLab of the dominant cluster; None where there is none to recolour."""
-    tone: tuple[float, float, float]
+    tone: Lab
     """OKLab of the ink on the average, which a background must differ from."""
 
 
@@ -46,7 +46,7 @@ def rasterise(body: str, box: Box, pixels: int) -> Tensor:
     head = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{pixels}"'
     svg = f'{head} height="{pixels}" viewBox="{left:g} {top:g} {side:g} {side:g}">{body}</svg>'
     data = resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True)
-    return torch.from_numpy(np.array(Image.open(BytesIO(data)).convert("RGBA")))
+    return torch.tensor(np.array(Image.open(BytesIO(data)).convert("RGBA")))
 
 
 def measure(body: str, side: float) -> Measure:
@@ -64,14 +64,14 @@ def measure(body: str, side: float) -> Measure:
     return Measure(box, (round(width / shown, 3), round(height / shown, 3)), dominant_colour(image), _tone(image))
 
 
-def dominant_colour(image: Tensor) -> tuple[float, float, float] | None:
+def dominant_colour(image: Tensor) -> Lab | None:
     """The middle of the one cluster of hue that most of the ink has, or None: near-grey, or of many hues.
 
     image H W 4, uint8 -> OKLab
     """
     ink = image[image[..., 3] > 200][:, :3] / 255
     lab = to_oklab(ink)
-    chroma = lab[:, 1:].norm(dim=1)
+    chroma = chroma_of(lab)[:, 0]
     if len(ink) == 0 or not bool((chroma > GREY_CHROMA).any()):
         return None
     angle = torch.arange(36) * (torch.pi / 18)
@@ -84,10 +84,13 @@ def dominant_colour(image: Tensor) -> tuple[float, float, float] | None:
     others = float(((chroma > 1.5 * GREY_CHROMA) & ~own).float().mean())
     if share < 0.4 or others > 0.5 * share or halfway > 0.15 * share or float(chroma[own].median()) < MIN_CHROMA:
         return None
-    lightness, a, b = lab[own].median(0).values.tolist()
-    return round(lightness, 3), round(a, 3), round(b, 3)
+    return _rounded(lab[own].median(0).values)
 
 
-def _tone(image: Tensor) -> tuple[float, float, float]:
-    lightness, a, b = to_oklab(image[image[..., 3] > 200][:, :3] / 255).mean(0).tolist()
+def _tone(image: Tensor) -> Lab:
+    return _rounded(to_oklab(image[image[..., 3] > 200][:, :3] / 255).mean(0))
+
+
+def _rounded(colour: Tensor) -> Lab:
+    lightness, a, b = triple(colour)
     return round(lightness, 3), round(a, 3), round(b, 3)

@@ -11,7 +11,11 @@ from marmo.data.words import Words
 
 NUMBERS = ("", "one", "two", "three", "four", "five", "six")
 STYLES: dict[Style, str] = {"noto": "Noto", "twemoji": "Twemoji", "fluent": "Fluent"}
-FILLS: dict[Fill, tuple[str, ...]] = {"solid": ("solid", "filled"), "outline": ("outlined", "hollow"), "striped": ("striped",)}
+FILLS: dict[Fill, tuple[str, ...]] = {
+    "solid": ("solid", "filled"),
+    "outline": ("outlined", "hollow"),
+    "striped": ("striped",),
+}
 
 IRREGULAR = {
     "man": "men",
@@ -33,7 +37,20 @@ IRREGULAR = {
     "cactus": "cacti",
     "policeman": "policemen",
 }
-UNCHANGED = {"fish", "sheep", "deer", "moose", "bison", "squid", "shrimp", "elk", "dice", "tuna", "pufferfish", "jellyfish"}
+UNCHANGED = {
+    "fish",
+    "sheep",
+    "deer",
+    "moose",
+    "bison",
+    "squid",
+    "shrimp",
+    "elk",
+    "dice",
+    "tuna",
+    "pufferfish",
+    "jellyfish",
+}
 ENDS_IN_ES = re.compile(r"(s|x|z|ch|sh|tomato|potato|mango|buffalo|volcano|hero)$")
 TAKES_S = {"stomach"}
 """ch as in k."""
@@ -48,8 +65,10 @@ NO_ARTICLE = re.compile(
 )
 """Synonyms that stand without an article even where the name has one."""
 
-PREPOSITIONS = re.compile(r" (of|with|without|in|on|at|over|behind|covering|blowing|crying|wearing|getting|doing|tipping|"
-                          r"raising|bouncing|seen|riding|playing|lifting|rowing|climbing|surfing|fencing|swimming|juggling) ")
+PREPOSITIONS = re.compile(
+    r" (of|with|without|in|on|at|over|behind|covering|blowing|crying|wearing|getting|doing|tipping|"
+    r"raising|bouncing|seen|riding|playing|lifting|rowing|climbing|surfing|fencing|swimming|juggling) "
+)
 LOOSE_HEADS = re.compile(r"^(pair|ball|stack|pile|bunch|bouquet|string) of ")
 """A colour belongs to what comes after: a pair of red gloves."""
 

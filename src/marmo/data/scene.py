@@ -1,6 +1,6 @@
 """The scene graph: everything that a picture shows, and GenEval's record of it.
 
-Positions are shares of the picture, x from the left and y from the top.  What a thing's place means is its ink's centre.
+Positions are shares of the picture, x from the left and y from the top; a thing's place is the centre of its ink.
 """
 
 from dataclasses import dataclass
@@ -76,7 +76,7 @@ class Record(TypedDict):
     include: list[Included]
     exclude: NotRequired[list[Excluded]]
     style: NotRequired[str]
-    """Ours: the style that the caption names or leaves open."""
+    """Ours, and not GenEval's: which artist's drawing it is."""
 
 
 def record(scene: Scene) -> Record:

@@ -17,7 +17,7 @@ from torch import Tensor
 from marmo.data import backgrounds, layout
 from marmo.data.atlas import Sprites, atlas, drawn_now
 from marmo.data.captions import Caption, caption
-from marmo.data.colours import COLOURS, targets
+from marmo.data.colours import COLOURS, Lab, targets, triple
 from marmo.data.compose import compose
 from marmo.data.corpus import STYLES, Concept, Style, corpus, shape_concepts
 from marmo.data.dice import Dice
@@ -197,7 +197,7 @@ def _pool(kind: Kind, from_shapes: bool, split: Split) -> tuple[Concept, ...]:
     return tuple(c for c in concepts if kind == "single" or not c.is_alone)
 
 
-def _tone(thing: Thing) -> backgrounds.Lab:
+def _tone(thing: Thing) -> Lab:
     if thing.colour is not None:
         return _target_tones()[thing.colour]
     assert thing.style is not None
@@ -205,5 +205,5 @@ def _tone(thing: Thing) -> backgrounds.Lab:
 
 
 @cache
-def _target_tones() -> dict[str, backgrounds.Lab]:
-    return {name: (row[0], row[1], row[2]) for name, row in zip(COLOURS, targets().tolist(), strict=True)}
+def _target_tones() -> dict[str, Lab]:
+    return {name: triple(goal) for name, goal in zip(COLOURS, targets(), strict=True)}

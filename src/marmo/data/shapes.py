@@ -23,10 +23,14 @@ SHAPES: dict[str, Shape] = {
     "circle": Shape("circle", "圆形", "M98 50A48 48 0 1 1 2 50A48 48 0 1 1 98 50Z"),
     "square": Shape("square", "正方形", "M4 4H96V96H4Z"),
     "triangle": Shape("triangle", "三角形", "M50 8L98 91H2Z"),
-    "star": Shape("star", "五角星", "M50 2.4L61.8 37.4L98.6 37.8L69 59.8L80 95L50 73.6L20 95L31 59.8L1.4 37.8L38.2 37.4Z"),
+    "star": Shape(
+        "star", "五角星", "M50 2.4L61.8 37.4L98.6 37.8L69 59.8L80 95L50 73.6L20 95L31 59.8L1.4 37.8L38.2 37.4Z"
+    ),
     "heart": Shape("heart", "心形", "M50 94C18 68 2 52 2 31A26 26 0 0 1 50 20A26 26 0 0 1 98 31C98 52 82 68 50 94Z"),
     "hexagon": Shape("hexagon", "六边形", "M26 8H74L98 50L74 92H26L2 50Z"),
-    "ring": Shape("ring", "圆环", "M98 50A48 48 0 1 1 2 50A48 48 0 1 1 98 50ZM73 50A23 23 0 1 0 27 50A23 23 0 1 0 73 50Z"),
+    "ring": Shape(
+        "ring", "圆环", "M98 50A48 48 0 1 1 2 50A48 48 0 1 1 98 50ZM73 50A23 23 0 1 0 27 50A23 23 0 1 0 73 50Z"
+    ),
     "moon": Shape("moon", "月牙形", "M66 4A48 48 0 1 0 92 72A40 40 0 0 1 66 4Z"),
 }
 

@@ -46,7 +46,9 @@ def build(folder: Path) -> tuple[dict[str, bytes], dict[str, int]]:
     concepts = {
         "version": VERSION,
         "manifest": manifest,
-        "concepts": [_record(entry, {style: bodies[entry.code] for style, bodies in sets.items()}) for entry in entries],
+        "concepts": [
+            _record(entry, {style: bodies[entry.code] for style, bodies in sets.items()}) for entry in entries
+        ],
     }
     drawings = {style: {entry.id: bodies[entry.code][0] for entry in entries} for style, bodies in sets.items()}
     return {"concepts.json.gz": _pack(concepts), "drawings.json.gz": _pack(drawings)}, counts

@@ -106,8 +106,13 @@ def _emoji(folder: Path) -> Iterator[tuple[str, str, str, str]]:
 
 def _words(folder: Path, language: str) -> dict[str, Annotation]:
     words: dict[str, Annotation] = {}
-    for package, kind in (("cldr-annotations-derived-full", "annotationsDerived"), ("cldr-annotations-full", "annotations")):
-        data = cast("dict[str, dict[str, dict[str, Annotation]]]", read(folder, package, f"{kind}/{language}/annotations.json"))
+    for package, kind in (
+        ("cldr-annotations-derived-full", "annotationsDerived"),
+        ("cldr-annotations-full", "annotations"),
+    ):
+        data = cast(
+            "dict[str, dict[str, dict[str, Annotation]]]", read(folder, package, f"{kind}/{language}/annotations.json")
+        )
         words |= {text: entry for text, entry in data[kind]["annotations"].items() if "tts" in entry}
     return words
 
@@ -149,7 +154,9 @@ def _with_own_synonyms(entries: list[Entry]) -> list[Entry]:
         replace(
             entry,
             also_en=tuple(word for word in entry.also_en if names[word] == 1 and word != entry.en),
-            also_zh=tuple(word for word in entry.also_zh if words[word] == 1 and word != entry.zh and word not in false),
+            also_zh=tuple(
+                word for word in entry.also_zh if words[word] == 1 and word != entry.zh and word not in false
+            ),
         )
         for entry in entries
     ]
