@@ -12,7 +12,7 @@ FILLS: tuple[Fill, ...] = ("solid", "outline", "striped")
 
 @dataclass(frozen=True)
 class Shape:
-    """A form on a plane of 100 x 100, between 2 and 98."""
+    """A form on a plane of 100 x 100, which reaches from 2 to 98 and is centred."""
 
     en: str
     zh: str
@@ -21,17 +21,17 @@ class Shape:
 
 SHAPES: dict[str, Shape] = {
     "circle": Shape("circle", "圆形", "M98 50A48 48 0 1 1 2 50A48 48 0 1 1 98 50Z"),
-    "square": Shape("square", "正方形", "M4 4H96V96H4Z"),
+    "square": Shape("square", "正方形", "M2 2H98V98H2Z"),
     "triangle": Shape("triangle", "三角形", "M50 8L98 91H2Z"),
     "star": Shape(
-        "star", "五角星", "M50 2.4L61.8 37.4L98.6 37.8L69 59.8L80 95L50 73.6L20 95L31 59.8L1.4 37.8L38.2 37.4Z"
+        "star", "五角星", "M50.0 4.4L61.9 38.5L98.0 39.2L69.2 61.1L79.7 95.7L50.0 75.0L20.3 95.7L30.8 61.1L2.0 39.2L38.1 38.5Z"
     ),
     "heart": Shape("heart", "心形", "M50 94C18 68 2 52 2 31A26 26 0 0 1 50 20A26 26 0 0 1 98 31C98 52 82 68 50 94Z"),
     "hexagon": Shape("hexagon", "六边形", "M26 8H74L98 50L74 92H26L2 50Z"),
     "ring": Shape(
         "ring", "圆环", "M98 50A48 48 0 1 1 2 50A48 48 0 1 1 98 50ZM73 50A23 23 0 1 0 27 50A23 23 0 1 0 73 50Z"
     ),
-    "moon": Shape("moon", "月牙形", "M66 4A48 48 0 1 0 92 72A40 40 0 0 1 66 4Z"),
+    "moon": Shape("moon", "月牙形", "M69 5A48 48 0 1 0 95 73A40 40 0 0 1 69 5Z"),
 }
 
 

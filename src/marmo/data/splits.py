@@ -116,7 +116,8 @@ def _removed(concepts: Iterable[Concept]) -> tuple[frozenset[str], frozenset[str
             continue
         english, chinese = _english(concept.en), _chinese(concept.zh)
         others = {c.id for c in concepts if c is not concept and _is_named(c, english, chinese)}
-        if len(others) <= MAX_NEAR and concept.id not in near and not others & removed:
+        is_shape = any(_is_named(shape, english, chinese) for shape in shape_concepts())
+        if len(others) <= MAX_NEAR and concept.id not in near and not others & removed and not is_shape:
             removed.add(concept.id)
             near |= others
         if len(removed) == NUM_REMOVED:
