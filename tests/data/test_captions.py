@@ -48,7 +48,8 @@ def test_plurals(one: str, many: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "phrase", ["an apple", "a unicorn", "an hourglass", "a UFO", "an SUV", "an orange cat", "a red apple", "an umbrella"]
+    "phrase",
+    ["an apple", "a unicorn", "an hourglass", "a UFO", "an SUV", "an orange cat", "a red apple", "an umbrella"],
 )
 def test_articles_follow_the_sound(phrase: str) -> None:
     assert with_article(phrase.split(" ", 1)[1]) == phrase
@@ -76,7 +77,7 @@ def test_captions_of_many_scenes() -> None:
         made = sample(5, index)
         text, language = made.caption.text, made.caption.language
         forms["tags" if made.caption.form == "tags" else language] += 1
-        assert not re.search(r"[{}_|]|None|  |\ba a|\ban an|的的|^\W|\s$", text), text
+        assert not re.search(r"[{}_|]|None|  |\ban? an?\b|的的|^\W|\s$", text), text
         assert 1 <= len(text) <= 170, text
         assert bool(re.search(r"[\u4e00-\u9fff]", text)) == (language == "zh"), text
         for thing in made.scene.things[:2]:

@@ -24,7 +24,7 @@ SHAPES: dict[str, Shape] = {
     "square": Shape("square", "正方形", "M2 2H98V98H2Z"),
     "triangle": Shape("triangle", "三角形", "M50 8L98 91H2Z"),
     "star": Shape(
-        "star", "五角星", "M50.0 4.4L61.9 38.5L98.0 39.2L69.2 61.1L79.7 95.7L50.0 75.0L20.3 95.7L30.8 61.1L2.0 39.2L38.1 38.5Z"
+        "star", "五角星", "M50 4.4L61.9 38.5L98 39.2L69.2 61.1L79.7 95.7L50 75L20.3 95.7L30.8 61.1L2 39.2L38.1 38.5Z"
     ),
     "heart": Shape("heart", "心形", "M50 94C18 68 2 52 2 31A26 26 0 0 1 50 20A26 26 0 0 1 98 31C98 52 82 68 50 94Z"),
     "hexagon": Shape("hexagon", "六边形", "M26 8H74L98 50L74 92H26L2 50Z"),

@@ -1,6 +1,6 @@
 """`python -m marmo.data.assets`: fetches drawings and names, and writes the files in `corpus/` and the NOTICE.
 
-The same packages give the same bytes.  Needs npm, the network and the `data` extra, and takes about a minute; whoever
+The same packages give the same bytes.  Needs npm, the network and the `data` extra, and takes some minutes; whoever
 only uses the scenes needs none of it.
 """
 

@@ -17,8 +17,6 @@ LEFT_OUT_SUBGROUPS = re.compile(r"^hand-|^hands$|^family|gestures-none|^country|
 LEFT_OUT_NAMES = re.compile(
     r"o’clock|-thirty$|^(man|woman|men|women) (?!dancing)|: (man|woman)|facing right|^pregnant (man|person)"
 )
-KEPT_WOMEN = {"woman with headscarf", "woman fairy", "man fairy"}
-"""A neutral drawing stands for a trade or a sport; these have none, or one that looks like theirs."""
 
 MEASURES = {
     "animal-mammal": "只",
@@ -83,9 +81,8 @@ def choose(folder: Path, drawn: set[str]) -> list[Entry]:
             continue
         name = english[text]["tts"][0]
         used.add(name)
-        if _is_left_out(name, group, subgroup):
-            continue
-        correction = corrections.get(name, Correction())
+        default = None if _is_left_out(name, group, subgroup) else Correction()
+        correction = corrections.get(name, default)
         if correction is not None:
             entries.append(_entry(name, code, subgroup, chinese[text], correction))
     _refuse(set(corrections) - used, "corrections.txt names what no emoji is called")
@@ -118,10 +115,11 @@ def _words(folder: Path, language: str) -> dict[str, Annotation]:
 
 
 def _is_left_out(name: str, group: str, subgroup: str) -> bool:
+    """By kind; a line in `corrections.txt` with better words brings a concept back."""
     return (
         group in LEFT_OUT_GROUPS
         or bool(LEFT_OUT_SUBGROUPS.search(subgroup))
-        or (bool(LEFT_OUT_NAMES.search(name)) and name not in KEPT_WOMEN)
+        or bool(LEFT_OUT_NAMES.search(name))
     )
 
 
