@@ -9,6 +9,7 @@ import tyro
 from PIL import Image, ImageDraw, ImageFont
 
 from marmo.data.atlas import atlas, drawn_now
+from marmo.data.captions import Caption
 from marmo.data.scenes import batch
 from marmo.data.splits import Split
 
@@ -49,9 +50,17 @@ class Sheet:
             row, column = divmod(number, self.columns)
             place = 8 + column * (self.size + 8), 8 + row * (self.size + TEXT)
             sheet.paste(Image.fromarray(pixels.permute(1, 2, 0).numpy()), place)
-            lines = wrap(sample.caption.text, self.size // (11 if sample.caption.language == "zh" else 6))
+            lines = _lines(sample.caption, self.size)
             pen.multiline_text((place[0], place[1] + self.size + 2), "\n".join(lines[:3]), "black", font, spacing=1)
         sheet.save(self.out, optimize=True)
+
+
+def _lines(caption: Caption, width: int) -> list[str]:
+    """Chinese breaks anywhere, English between words."""
+    if caption.language == "en":
+        return wrap(caption.text, width // 6)
+    step = width // 11
+    return [caption.text[start : start + step] for start in range(0, len(caption.text), step)]
 
 
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -116,11 +116,7 @@ def _words(folder: Path, language: str) -> dict[str, Annotation]:
 
 def _is_left_out(name: str, group: str, subgroup: str) -> bool:
     """By kind; a line in `corrections.txt` with better words brings a concept back."""
-    return (
-        group in LEFT_OUT_GROUPS
-        or bool(LEFT_OUT_SUBGROUPS.search(subgroup))
-        or bool(LEFT_OUT_NAMES.search(name))
-    )
+    return group in LEFT_OUT_GROUPS or bool(LEFT_OUT_SUBGROUPS.search(subgroup)) or bool(LEFT_OUT_NAMES.search(name))
 
 
 def _entry(name: str, code: str, subgroup: str, chinese: Annotation, correction: Correction) -> Entry:
