@@ -1,4 +1,4 @@
-"""Every drawing as pixels: one array, rendered on first use (about 20 s) and kept in Marmo's cache folder.
+"""Every drawing as pixels: one array, rendered on first use (under a minute) and kept in Marmo's cache folder.
 
 A sprite is 160 x 160 RGBA, its ink centred; shapes come last, in black for `compose` to colour.
 """
