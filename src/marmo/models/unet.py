@@ -81,7 +81,7 @@ class UNet(nn.Module):
         x = self.mid(x, time, asks)
         for level in self.up:
             x = level(x, time, asks, skips)
-        return self.conv_out(F.silu(self.norm_out(x)))                                # B C' H W
+        return self.conv_out(F.silu(self.norm_out(x), inplace=True))                  # B C' H W
 
 
 class Stage(nn.Module):
@@ -201,7 +201,7 @@ class GatedFeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """B T W -> B T W."""
         hidden, gate = self.proj_in(x).chunk(2, dim=-1)                               # B T 4W each
-        return self.proj_out(hidden * F.gelu(gate))                                   # B T W
+        return self.proj_out(F.gelu(gate).mul_(hidden))                               # B T W
 
 
 def _down_levels(config: UNetConfig) -> list[DownLevel]:

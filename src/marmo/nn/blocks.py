@@ -28,10 +28,10 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
         """x B C H W, time B E (after its SiLU) -> B C' H W."""
-        h = self.conv1(F.silu(self.norm1(x)))                                         # B C' H W
+        h = self.conv1(F.silu(self.norm1(x), inplace=True))                           # B C' H W
         if self.time is not None and time is not None:
             h = h + self.time(time)[:, :, None, None]
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.conv2(F.silu(self.norm2(h), inplace=True))
         return self.shortcut(x) + h
 
 

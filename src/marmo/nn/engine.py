@@ -6,10 +6,13 @@ Shapes: B batch, C channels, H W height and width, N heads, T tokens, D width of
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 SCORE_BYTES = 1 << 30
 """Attention's score matrix never takes more; longer sequences are attended slice by slice."""
+LARGE_KERNEL = 32 << 20
+"""Bytes.  From here on glibc takes new pages for every rearranged kernel, and the system clears them first."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, score_bytes: int = SCORE_BYTES) -> Tensor:
@@ -30,4 +33,29 @@ class Linear(nn.Linear):
 
 
 class Conv2d(nn.Conv2d):
-    """Convolution over H and W of BCHW."""
+    """Convolution over H and W of BCHW.
+
+    On the CPU, oneDNN rearranges the kernel at every call.  For a large kernel over a small picture (the inner levels of
+    Stable Diffusion's U-Net) that costs more than the product of kernel and patches, which takes the kernel as it is.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B C H W -> B O H' W'."""
+        return convolve_patches(x, self.weight, self.bias) if self._outweighs(x) else super().forward(x)
+
+    def _outweighs(self, x: Tensor) -> bool:
+        """Whether the kernel is large and has more rows than the picture has pixels."""
+        form = self.kernel_size, self.stride, self.padding, self.dilation, self.groups
+        plain = form == ((3, 3), (1, 1), (1, 1), (1, 1), 1) and self.padding_mode == "zeros"
+        large = self.weight.nbytes > LARGE_KERNEL and x.numel() <= x.shape[1] * self.out_channels
+        return plain and large and self.weight.dtype is torch.float32 and self.weight.device.type == "cpu"
+
+
+def convolve_patches(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 3x3 convolution with zeros around the picture, as one product.  x B C H W, weight O C 3 3 -> B O H W."""
+    height, width = x.shape[2:]
+    patches = F.pad(x, (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1)                  # B C H W 3 3
+    columns = rearrange(patches, "b c h w i j -> (c i j) (b h w)")
+    y = weight.flatten(1) @ columns                                                   # O BHW
+    y = y if bias is None else y + bias[:, None]
+    return rearrange(y, "o (b h w) -> b o h w", h=height, w=width)

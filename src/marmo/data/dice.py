@@ -1,0 +1,42 @@
+"""Random choices that are the same on every machine and in every Python: they rest on `Random.random()` alone."""
+
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from random import Random
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Dice:
+    """A stream of choices that a text decides."""
+
+    def __init__(self, key: str) -> None:
+        self._random = Random(key)
+
+    def chance(self, probability: float) -> bool:
+        return self._random.random() < probability
+
+    def uniform(self, low: float, high: float) -> float:
+        return low + (high - low) * self._random.random()
+
+    def near(self, middle: float, reach: float) -> float:
+        """Within `reach` of `middle`, and more often close to it."""
+        return middle + reach * (self._random.random() + self._random.random() - 1)
+
+    def choice(self, items: Sequence[T]) -> T:
+        return items[int(self._random.random() * len(items))]
+
+    def weighted(self, weights: Mapping[T, float]) -> T:
+        """One of the keys, as often as its share of the weights."""
+        left = self._random.random() * sum(weights.values())
+        for item, weight in weights.items():
+            left -= weight
+            if left < 0:
+                return item
+        return next(reversed(list(weights)))
+
+
+def share(key: str) -> float:
+    """A number in [0, 1) that the text decides: below 0.1 for a tenth of all texts."""
+    return int.from_bytes(sha256(key.encode()).digest()[:8]) / 2**64

@@ -1,0 +1,209 @@
+"""Pictures with exactly known truth, without end: a sample is a function of (corpus version, seed, index).
+
+    scene(0, 7)                          what picture 7 of seed 0 shows
+    render(scene(0, 7), 128)             its pixels
+    batch(0, start=0, count=64)          64 pictures with captions and GenEval records
+
+`split="train"` never draws what is held out (see `splits`); `split="heldout_style"` and its like draw nothing else.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from marmo.data import backgrounds, layout
+from marmo.data.atlas import Sprites, atlas, drawn_now
+from marmo.data.captions import Caption, caption
+from marmo.data.colours import COLOURS, Lab, targets, triple
+from marmo.data.compose import compose
+from marmo.data.corpus import STYLES, Concept, Style, corpus, shape_concepts
+from marmo.data.dice import Dice
+from marmo.data.scene import Kind, Record, Relation, Scene, Thing, record
+from marmo.data.shapes import FILLS
+from marmo.data.splits import HELDOUT_COUNT, Rule, Split, broken_rules, held_out, needs_english
+
+KINDS: dict[str, float] = {"single": 0.45, "pair": 0.25, "count": 0.15, "shape": 0.15}
+SHAPE_KINDS: dict[Kind, float] = {"single": 0.5, "pair": 0.3, "count": 0.2}
+COLOURED = 0.5
+"""Of the things that can be recoloured, so many are."""
+
+HELDOUT_KINDS: dict[Split, Kind] = {"heldout_relation": "pair", "heldout_count": "count"}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is known of one picture."""
+
+    scene: Scene
+    caption: Caption
+    record: Record
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures and what is known of them."""
+
+    pictures: Tensor
+    """B 3 H W, uint8."""
+    samples: Sequence[Sample]
+
+
+def scene(seed: int, index: int, split: Split = "train") -> Scene:
+    """What picture `index` of `seed` shows."""
+    dice = _dice(seed, index, split)
+    kind, from_shapes = _kind(dice, split)
+    wanted: set[Rule] = set()
+    match split:
+        case "train" | "heldout_language":
+            pass
+        case _:
+            wanted = {_rule(split)}
+    while True:
+        proposed = _propose(dice, kind, from_shapes, split)
+        if broken_rules(proposed) == wanted and (split != "heldout_language" or needs_english(proposed)):
+            return proposed
+
+
+def sample(seed: int, index: int, split: Split = "train") -> Sample:
+    """The scene, a caption in one of the forms, and the truth."""
+    shown = scene(seed, index, split)
+    if split == "train":
+        assert not broken_rules(shown), f"training scene {seed}/{index} is held out"
+    words = caption(shown, Dice(f"{corpus().version}/caption/{split}/{seed}/{index}"), split)
+    return Sample(shown, words, record(shown))
+
+
+def render(scene: Scene, size: int, device: torch.device | str = "cpu") -> Tensor:
+    """One picture; draws only the sprites that it needs.  3 size size, uint8, on `device`"""
+    return compose([scene], size, drawn_now(torch.device(device)))[0]
+
+
+def batch(
+    seed: int,
+    start: int,
+    count: int,
+    size: int = 128,
+    device: torch.device | str = "cpu",
+    split: Split = "train",
+    sprites: Sprites | None = None,
+) -> Batch:
+    """Samples start ... start + count - 1, drawn together; `sprites` are by default the atlas on `device`."""
+    samples = [sample(seed, index, split) for index in range(start, start + count)]
+    chosen = atlas(torch.device(device)) if sprites is None else sprites
+    return Batch(compose([sample.scene for sample in samples], size, chosen), samples)
+
+
+def _dice(seed: int, index: int, split: Split) -> Dice:
+    return Dice(f"{corpus().version}/{split}/{seed}/{index}")
+
+
+def _rule(split: Split) -> Rule:
+    match split:
+        case "heldout_style":
+            return "style"
+        case "heldout_colour":
+            return "colour"
+        case "heldout_relation":
+            return "relation"
+        case "heldout_count":
+            return "count"
+        case "heldout_concept":
+            return "concept"
+        case _:
+            raise AssertionError(split)
+
+
+def _kind(dice: Dice, split: Split) -> tuple[Kind, bool]:
+    """The kind, and whether shapes take part; held-out things stand alone, where nothing else can go wrong."""
+    if split in HELDOUT_KINDS:
+        return HELDOUT_KINDS[split], False
+    if split != "train":
+        return "single", False
+    kind = dice.weighted(KINDS)
+    match kind:
+        case "shape":
+            return dice.weighted(SHAPE_KINDS), True
+        case "pair":
+            return "pair", False
+        case "count":
+            return "count", False
+        case _:
+            return "single", False
+
+
+def _propose(dice: Dice, kind: Kind, from_shapes: bool, split: Split) -> Scene:
+    style = None if from_shapes else dice.choice(STYLES)
+    relation: Relation | None = None
+    match kind:
+        case "single":
+            things = (layout.alone(_thing(dice, _pool(kind, from_shapes, split), style, split), dice),)
+        case "pair":
+            first, second = _two(dice, _pool(kind, from_shapes, split), style, split)
+            relation = "left" if dice.chance(0.5) else "above"
+            things = layout.two(first, second, relation, dice)
+        case "count":
+            number = HELDOUT_COUNT if split == "heldout_count" else 1 + int(dice.uniform(0, 6))
+            things = layout.several(_thing(dice, _pool(kind, from_shapes, split), style, split), number, dice)
+    background = backgrounds.pick(dice, tuple(_tone(thing) for thing in things))
+    return Scene(kind, things, background, relation)
+
+
+def _two(dice: Dice, pool: Sequence[Concept], style: Style | None, split: Split) -> tuple[Thing, Thing]:
+    """Two things that a caption can tell apart."""
+    first = second = _thing(dice, pool, style, split)
+    while first.concept == second.concept:
+        second = _thing(dice, pool, style, split)
+    return first, second
+
+
+def _thing(dice: Dice, pool: Sequence[Concept], style: Style | None, split: Split) -> Thing:
+    concept = dice.choice(pool)
+    mirrored = concept.is_mirrored and dice.chance(0.5)
+    if style is None:
+        colour, fill = dice.choice(list(COLOURS)), dice.choice(FILLS)
+        return Thing(concept.id, None, colour, fill, 0.5, 0.5, 0.5, mirrored=mirrored)
+    colour = None
+    if concept.looks[style].colour is not None and (dice.chance(COLOURED) or split == "heldout_language"):
+        colour = dice.choice(_colours(concept.id, split))
+    return Thing(concept.id, style, colour, None, 0.5, 0.5, 0.5, mirrored=mirrored)
+
+
+def _colours(concept: str, split: Split) -> Sequence[str]:
+    if split == "heldout_colour":
+        return [colour for colour in COLOURS if (concept, colour) in held_out().colours]
+    return list(COLOURS)
+
+
+@cache
+def _pool(kind: Kind, from_shapes: bool, split: Split) -> tuple[Concept, ...]:
+    """The concepts that can stand in such a scene."""
+    concepts, held = (shape_concepts() if from_shapes else corpus().concepts), held_out()
+    match split:
+        case "heldout_colour":
+            concepts = [c for c in concepts if c.id in {concept for concept, _ in held.colours}]
+        case "heldout_count":
+            concepts = [c for c in concepts if c.id in held.counts]
+        case "heldout_language":
+            concepts = [c for c in concepts if c.id in held.language]
+        case "heldout_concept":
+            concepts = [c for c in concepts if c.id in held.removed]
+        case _:
+            concepts = [c for c in concepts if c.id not in held.removed | held.near]
+    if kind == "count":
+        concepts = [c for c in concepts if c.is_countable]
+    return tuple(c for c in concepts if kind == "single" or not c.is_alone)
+
+
+def _tone(thing: Thing) -> Lab:
+    if thing.colour is not None:
+        return _target_tones()[thing.colour]
+    assert thing.style is not None
+    return corpus()[thing.concept].looks[thing.style].tone
+
+
+@cache
+def _target_tones() -> dict[str, Lab]:
+    return {name: triple(goal) for name, goal in zip(COLOURS, targets(), strict=True)}
