@@ -35,13 +35,15 @@ class Linear(nn.Linear):
 class Conv2d(nn.Conv2d):
     """Convolution over H and W of BCHW.
 
-    On the CPU, oneDNN rearranges the kernel at every call.  For a large kernel over a small picture (the inner levels of
-    Stable Diffusion's U-Net) that costs more than the product of kernel and patches, which takes the kernel as it is.
+    On the CPU, oneDNN rearranges the kernel at every call.  For a large kernel over a small picture (the inner levels
+    of Stable Diffusion's U-Net) that costs more than the product of kernel and patches, which takes the kernel as it is.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """B C H W -> B O H' W'."""
-        return convolve_patches(x, self.weight, self.bias) if self._outweighs(x) else super().forward(x)
+        if self._outweighs(input):
+            return convolve_patches(input, self.weight, self.bias)
+        return super().forward(input)
 
     def _outweighs(self, x: Tensor) -> bool:
         """Whether the kernel is large and has more rows than the picture has pixels."""
