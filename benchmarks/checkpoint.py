@@ -1,6 +1,6 @@
 """A Stable Diffusion 1 checkpoint with random weights: real names and real file format, at toy or at full size.
 
-    python benchmarks/checkpoint.py out/stand-in.safetensors                 # 14 MB, for the demo and the tests
+    python benchmarks/checkpoint.py out/stand-in.safetensors                 # 10 MB, for the demo and the tests
     python benchmarks/checkpoint.py out/sd1.safetensors --size full          # 2.1 GB, for the benchmarks
 
 The same seed gives the same file on every machine.  It knows nothing, so what it paints is texture.

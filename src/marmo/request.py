@@ -102,9 +102,7 @@ class ImageRequest(Schema):
     negative_prompt: str | None = Field(
         default=None, max_length=100_000, description="What the picture should keep away from"
     )
-    model: str | None = Field(
-        default=None, max_length=4096, description="A model's name, checkpoint file or diffusers folder"
-    )
+    model: str | None = Field(default=None, max_length=4096, description="A checkpoint file or a diffusers folder")
     width: int | None = Field(
         default=None, ge=8, le=MAX_SIDE, description="Pixels; by default the model's, or init_image's"
     )

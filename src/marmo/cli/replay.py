@@ -78,9 +78,10 @@ class Replay:
 
     def _request(self, record: Record) -> ImageRequest:
         """The whole request, all its pictures included: a batch rounds differently from a picture alone."""
+        request = record.request.model_copy(update={"model": None})  # its weights may have another name here
         wanted = record.inputs.get("init_image")
         if wanted is None:
-            return record.request
+            return request
         if self.init_image is None:
             raise ValueError(
                 f"{self.picture} was made from another picture (sha256 {wanted}); give it with --init-image"
@@ -88,7 +89,7 @@ class Replay:
         data = self.init_image.read_bytes()
         if sha256(data).hexdigest() != wanted:
             raise ValueError(f"{self.init_image} is not the picture that {self.picture} was made from")
-        return record.request.model_copy(update={"init_image": data})
+        return request.model_copy(update={"init_image": data})
 
     def _tell(self, difference: Difference, changed: list[str]) -> None:
         if self.json:

@@ -37,10 +37,17 @@ class Arrow:
             row: dict[str, Any] = self.rows[index]
         picture, caption = row[self.picture], row[self.caption]
         try:
-            data: bytes = picture["bytes"] or Path(picture["path"]).read_bytes()
+            data: bytes = picture["bytes"] or self._inside(picture["path"]).read_bytes()
         except (OSError, TypeError) as error:
             raise ValueError(f"it has no picture: {error}") from None
         return Item(self.name(index), data, None if caption is None else str(caption).encode(errors="surrogatepass"))
+
+    def _inside(self, path: str) -> Path:
+        """The file that a row names, if it lies in the dataset's folder: a stranger's dataset reads nothing else."""
+        file = (self.path / path).resolve()
+        if not file.is_relative_to(self.path.resolve()):
+            raise ValueError(f"its picture {path} lies outside the dataset's folder")
+        return file
 
 
 def _library(path: Path) -> Any:

@@ -9,15 +9,25 @@ The request is the resolved one.  Pictures inside it stand in the record by thei
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import PurePath, PureWindowsPath
+from pathlib import PurePath, PurePosixPath, PureWindowsPath
 from typing import Annotated, Literal, Self, cast
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from marmo.request import ImageRequest, Schema
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+def _inside(name: str) -> str:
+    """Replaying looks for these names in a folder, so a stranger's record must not lead out of it."""
+    if "\\" in name or "\0" in name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        raise ValueError(f"{name!r} is not the name of a weight file inside a model's folder")
+    return name
+
+
+WeightName = Annotated[Name, AfterValidator(_inside)]
 
 
 def _known(version: object) -> object:
@@ -35,7 +45,7 @@ class Record(Schema):
     request: ImageRequest = Field(description="The resolved request, without the pictures inside it")
     inputs: Mapping[Name, Sha256] = Field(default={}, description="Field of the request -> sha256 of its picture")
     image: int = Field(ge=0, description="Which of the request's pictures this is, from 0; its seed is seed + image")
-    weights: Mapping[Name, Sha256] = Field(description="Weight file -> sha256")
+    weights: Mapping[WeightName, Sha256] = Field(description="Weight file -> sha256")
     dtype: Name = Field(description="Of the networks, such as float32")
     device: Name = Field(description="Its kind, such as cpu")
     sigmas: tuple[float, ...] = Field(description="The noise levels that were visited")

@@ -36,7 +36,7 @@ class Conv2d(nn.Conv2d):
     """Convolution over H and W of BCHW.
 
     On the CPU, oneDNN rearranges the kernel at every call.  For a large kernel over a small picture (the inner levels
-    of Stable Diffusion's U-Net) that costs more than the product of kernel and patches, which takes the kernel as it is.
+    of Stable Diffusion's U-Net) that costs more than the product of kernel and patches, which takes it as it is.
     """
 
     def forward(self, input: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ Rombach et al. 2022.  Shapes: B pictures, C latent channels, H W height and widt
 """
 
 from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -117,7 +118,9 @@ class LatentDiffusion:
         yield Result(tuple(pictures), records(request, self.card, sigmas, self.device, self.dtype), notes)
 
     def resolve(self, request: ImageRequest) -> ImageRequest:
-        """The request with nothing left open; see `ImageRequest.resolve`."""
+        """The request with nothing left open; see `ImageRequest.resolve`.  Another model's request is refused."""
+        if request.model is not None and Path(request.model).name != self.card.name:
+            raise ValueError(f"the request is for the model {request.model}, and this is {self.card.name}")
         return self._sized(request).resolve(self.card.defaults)
 
     def sigmas(self, request: ImageRequest) -> Tensor:

@@ -23,6 +23,8 @@ from typing import ClassVar, cast
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from marmo.files.atomic import atomic_write
+
 Pair = tuple[str, str]
 
 START_TEXT = "<|startoftext|>"
@@ -204,7 +206,8 @@ def _read_json(path: Path) -> dict[str, object]:
 
 
 def _write_json(path: Path, content: Mapping[str, object]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    with atomic_write(path) as stream:
+        stream.write((json.dumps(content, indent=2) + "\n").encode())
 
 
 def _read_text(path: Path) -> str:

@@ -16,7 +16,7 @@ from marmo.weights.folders import open_part, part_files
 from marmo.weights.forms import Form, Json, Network, NetworkConfig, expected, recognise
 from marmo.weights.keymap import to_ours
 from marmo.weights.maps.compvis import LEFTOVERS
-from marmo.weights.store import Tensors, open_file, select
+from marmo.weights.store import MAX_HEADER, Tensors, open_file, select
 
 SINGLE_FILE: Mapping[Network, str] = {
     "text": "cond_stage_model.transformer.",
@@ -167,6 +167,8 @@ def _has_config(path: Path) -> bool:
 
 def _read_json(path: Path) -> Json:
     try:
+        if not path.is_file() or path.stat().st_size > MAX_HEADER:
+            raise ValueError(f"it is no file of at most {MAX_HEADER} bytes")
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None

@@ -53,7 +53,7 @@ _MAX_NAME = 1000  # characters
 _MAX_AXES = 64  # as many as PyTorch's reductions take
 _MAX_COUNT = (1 << 63) - 1
 
-PICKLE = "a legacy pickle, which can carry code and is not opened; `marmo convert` will read legacy pickles"
+PICKLE = "a legacy pickle, which can carry code and is not opened"
 _LOOKALIKES = {
     b"PK": f"it is {PICKLE}",
     b"\x80": f"it is {PICKLE}",
@@ -189,6 +189,8 @@ def map_file(path: Path) -> mmap.mmap:
     """The bytes of a file, which are read when they are touched."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError("it is not a file")  # to open a pipe would be to wait for ever
+    if not path.stat().st_size:
+        raise ValueError("it is empty")
     with path.open("rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
