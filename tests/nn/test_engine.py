@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from marmo.nn.engine import attend
+from marmo.nn.engine import LARGE_KERNEL, Conv2d, attend, convolve_patches
 
 
 def draw(batch: int, heads: int, length: int, context: int, width: int = 8) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,3 +76,20 @@ def test_causal_attention_sees_no_future() -> None:
     before, after = attend(q, k, v, causal=True), attend(q, k, changed, causal=True)
     assert torch.equal(before[:, :, :4], after[:, :, :4])
     assert not torch.allclose(before[:, :, 4:], after[:, :, 4:])
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(2, 6, 5, 7), (1, 6, 1, 1)])
+def test_patches_convolve(shape: tuple[int, ...], bias: bool) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(shape), torch.randn(4, 6, 3, 3)
+    offset = torch.randn(4) if bias else None
+    torch.testing.assert_close(convolve_patches(x, weight, offset), F.conv2d(x, weight, offset, padding=1))
+
+
+def test_a_large_kernel_over_a_small_picture_gives_the_same_numbers() -> None:
+    torch.manual_seed(0)
+    conv, x = Conv2d(1024, 1024, 3, padding=1), torch.randn(1, 1024, 4, 6)
+    assert conv.weight.nbytes > LARGE_KERNEL
+    expected = F.conv2d(x, conv.weight, conv.bias, padding=1)
+    torch.testing.assert_close(conv(x), expected, rtol=1e-4, atol=1e-4)
