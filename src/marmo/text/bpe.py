@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path
@@ -55,10 +55,8 @@ class ClipTokenizer:
     def from_folder(cls, folder: str | Path) -> "ClipTokenizer":
         """Opens the `tokenizer/` of a diffusers folder; a ValueError names the file that is missing or wrong."""
         folder = Path(folder)
-        merges = _read_merges(folder)
-        vocab = _number(merges)
-        _refuse_added_tokens(folder, vocab)
-        return cls(_build(merges), _read_pad(folder, vocab))
+        files = folder.iterdir() if folder.is_dir() else ()
+        return _open(folder, tuple(sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)))
 
     @property
     def vocab_size(self) -> int:
@@ -106,6 +104,15 @@ def clip_tokenizer() -> ClipTokenizer:
     packed = files("marmo.text").joinpath("clip_merges.txt.gz").read_bytes()
     lines = gzip.decompress(packed).decode("utf-8").splitlines()
     return ClipTokenizer(_build([(first, second) for first, second in map(str.split, lines)]))
+
+
+@lru_cache(maxsize=4)
+def _open(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> ClipTokenizer:
+    """A folder's tokenizer, made anew when one of its files has another size or time."""
+    merges = _read_merges(folder)
+    vocab = _number(merges)
+    _refuse_added_tokens(folder, vocab)
+    return ClipTokenizer(_build(merges), _read_pad(folder, vocab))
 
 
 def _build(merges: list[Pair]) -> Tokenizer:

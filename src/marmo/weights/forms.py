@@ -6,6 +6,7 @@ weights (heads and activations have no shape), else from names and shapes.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from torch import nn
@@ -138,8 +139,9 @@ def written(network: Network, family: Family) -> Form:
     return form
 
 
-def expected(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of the weights that a network with this config has."""
+@cache
+def expected(config: NetworkConfig) -> Mapping[str, tuple[int, ...]]:
+    """The names and shapes of the weights that a network with this config has; worked out once."""
     with blueprint():
         return shapes(_make(config))
 
