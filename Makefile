@@ -17,7 +17,7 @@ demo: $(VENV)/demo.stamp  ## paint a picture; until Marmo's own model exists, wi
 check: $(VENV)/dev.stamp  ## the fast inner loop: format, lint, types, import contract, spelling, fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 	$(BIN)/typos
 	$(PYTEST) -m "not parity and not slow and not long"
