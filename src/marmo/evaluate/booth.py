@@ -116,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
         nonce = secrets.token_urlsafe(16)
         page = resources.files("marmo.evaluate").joinpath("booth.html").read_text("utf-8").replace("NONCE", nonce)
         policy = (
-            f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src 'self'; "
+            f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src 'self' data:; "
             "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         )
         self._send(HTTPStatus.OK, "text/html; charset=utf-8", page.encode(), policy=policy)
