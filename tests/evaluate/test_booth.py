@@ -112,9 +112,7 @@ def test_other_addresses_lead_nowhere(booth, path):
     assert (answer.status, data) == (404, b"Not Found")
 
 
-@pytest.mark.parametrize(
-    "path", [b"/\xc3\xa9/ballot", b"/TOKEN/picture/\xd9\xa3/left", b"/TOKEN/\xff", b"/TOKEN/\0"]
-)
+@pytest.mark.parametrize("path", [b"/\xc3\xa9/ballot", b"/TOKEN/picture/\xd9\xa3/left", b"/TOKEN/\xff", b"/TOKEN/\0"])
 def test_bytes_that_no_browser_sends_lead_nowhere_either(booth, path):
     with socket.create_connection(("127.0.0.1", booth.server_port), timeout=10) as stream:
         host = urlsplit(booth.address).netloc.encode()
