@@ -123,7 +123,7 @@ def test_a_rank_test_counts_pairs_and_splits_ties():
 
 
 def test_authenticity_is_that_of_its_definition():
-    shares = authenticity(HALF_COPIES, TRAIN, HELDOUT)
+    shares = authenticity(neighbours(HALF_COPIES, TRAIN, HELDOUT), TRAIN)
     gaps = torch.cdist(TRAIN, TRAIN).fill_diagonal_(torch.inf).min(1).values
     distances, indices = torch.cdist(HALF_COPIES, TRAIN).min(1)
     assert shares.generated.value == pytest.approx(float((gaps[indices] < distances).float().mean()), abs=2 / 600)

@@ -75,13 +75,16 @@ def test_precision_recall_density_and_coverage_are_those_of_prdc(size, k):
 
 
 def test_the_bootstrap_is_that_of_scipy():
+    """At the level that Student's t asks of 40 values, which scipy leaves to its caller."""
     stats = pytest.importorskip("scipy.stats")
     values = torch.randn(40, generator=torch.Generator().manual_seed(0), dtype=torch.float64).exp()
+    tail = stats.norm.cdf(-np.sqrt(40 / 39) * stats.t.ppf(0.975, 39))
     for ours, theirs in (("bca", "BCa"), ("percentile", "percentile")):
         found = mean(values, draws=20_000, method=ours)
         interval = stats.bootstrap(
-            (values.numpy(),), np.mean, method=theirs, n_resamples=20_000, rng=np.random.default_rng(0)
-        ).confidence_interval
+            (values.numpy(),), np.mean, method=theirs, n_resamples=20_000, confidence_level=1 - 2 * tail,
+            rng=np.random.default_rng(0),
+        ).confidence_interval  # fmt: skip
         width = interval.high - interval.low
         assert found.low == pytest.approx(interval.low, abs=0.02 * width)
         assert found.high == pytest.approx(interval.high, abs=0.02 * width)

@@ -46,6 +46,8 @@ class Nearest:
     """M"""
     between: Tensor
     """H, from every held-out picture to its nearest training picture: what is usual"""
+    between_index: Tensor
+    """H, that training picture"""
     num_train: int
 
     @property
@@ -202,18 +204,22 @@ def examine(
         split=split_test(found),
         copy=copy_test(generated, train, heldout, num_cells=num_cells, seed=seed),
         near_copies=near_copies(found, clusters, quantile=quantile),
-        authentic=authenticity(generated, train, heldout, clusters),
+        authentic=authenticity(found, train, clusters),
     )
 
 
 def neighbours(generated: Tensor, train: Tensor, heldout: Tensor) -> Nearest:
     """The nearest real pictures."""
     check(generated, train, heldout)
-    (train_distance, train_index), (heldout_distance, heldout_index), (between, _) = (
-        nearest(queries, keys) for queries, keys in ((generated, train), (generated, heldout), (heldout, train))
-    )
+    to_train, to_heldout, between = nearest(generated, train), nearest(generated, heldout), nearest(heldout, train)
     return Nearest(
-        train_index[:, 0], train_distance[:, 0], heldout_index[:, 0], heldout_distance[:, 0], between[:, 0], len(train)
+        train_index=to_train[1][:, 0],
+        train_distance=to_train[0][:, 0],
+        heldout_index=to_heldout[1][:, 0],
+        heldout_distance=to_heldout[0][:, 0],
+        between=between[0][:, 0],
+        between_index=between[1][:, 0],
+        num_train=len(train),
     )
 
 
@@ -293,18 +299,16 @@ def near_copies(found: Nearest, clusters: Tensor | None = None, *, quantile: flo
     )
 
 
-def authenticity(generated: Tensor, train: Tensor, heldout: Tensor, clusters: Tensor | None = None) -> Shares:
+def authenticity(found: Nearest, train: Tensor, clusters: Tensor | None = None) -> Shares:
     """The share of pictures that are farther from their training picture than its nearest neighbour in training is.
 
     AuthPct, for the generated pictures and for held-out ones: alone, it says little.
     """
     gaps = nearest(train, train, same=True)[0][:, 0]
-
-    def authentic(pictures: Tensor) -> Tensor:
-        distances, indices = nearest(pictures, train)
-        return gaps[indices[:, 0]] < distances[:, 0]
-
-    return Shares(share(authentic(generated), clusters), share(authentic(heldout)))
+    return Shares(
+        generated=share(gaps[found.train_index] < found.train_distance, clusters),
+        heldout=share(gaps[found.between_index] < found.between),
+    )
 
 
 def twins(features: Tensor, threshold: float, limit: int = 1000) -> Twins:

@@ -83,10 +83,11 @@ def moments(features: Tensor) -> Moments:
 
 def streamed(batches: Iterable[Tensor]) -> Moments:
     """The same from batches, of which only one is held at a time."""
-    try:
-        return reduce(Moments.__add__, map(moments, batches))
-    except TypeError:
-        raise ValueError("there are no features to take the mean of") from None
+    parts = map(moments, batches)
+    first = next(parts, None)
+    if first is None:
+        raise ValueError("there are no features to take the mean of")
+    return reduce(Moments.__add__, parts, first)
 
 
 def frechet(first: Moments, second: Moments) -> Frechet:
@@ -111,7 +112,8 @@ def frechet_estimate(
     """The Frechet distance with a 95 % interval for chance in the generated pictures, by the half jackknife.
 
     The interval is about the value that so many pictures give on average, which lies above the distance of infinitely
-    many; two models are compared at the same number of pictures.  Takes `halves` decompositions of D D matrices.
+    many; two models are compared at the same number of pictures.  Takes `halves` decompositions of D D matrices,
+    tens of seconds each for a width of 2048 on one core.
     """
     root = _root(real.covariance)
 
