@@ -219,7 +219,7 @@ def _resample(statistic: Statistic, n: int, clusters: Tensor | None, seed: int, 
 
 
 def _tail(confidence: float, count: int) -> float:
-    """The share of resamples to cut off at each end, after Hesterberg; Student's t is expanded by Cornish and Fisher."""
+    """The share of resamples to cut off at each end, after Hesterberg; Student's t by Cornish and Fisher."""
     if count < 2:
         return (1 - confidence) / 2
     z, nu = _z(confidence), count - 1
