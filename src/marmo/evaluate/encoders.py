@@ -24,6 +24,7 @@ from marmo.nn.blueprint import blueprint
 from marmo.nn.device import choose_device
 from marmo.weights.checkpoint import Checkpoint, open_checkpoint
 from marmo.weights.fingerprint import file_hash
+from marmo.weights.forms import NetworkConfig
 from marmo.weights.keymap import fill
 
 
@@ -52,7 +53,7 @@ def open_space(
     """
     checkpoint, place = open_checkpoint(path), choose_device(device)
     *others, part = checkpoint.parts.values()
-    encoder = None if others else _encoder(part.config, rule, side)
+    encoder = None if others else encoder_of(part.config, rule, side)
     if encoder is None:
         held = " and ".join(checkpoint.parts)
         raise ValueError(f"{path} holds {held}; features come from an inception, a dinov2 or a clip alone")
@@ -67,7 +68,8 @@ def digest(checkpoint: Checkpoint) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
-def _encoder(config: object, rule: RuleName | None, side: int | None) -> Encoder | None:
+def encoder_of(config: NetworkConfig, rule: RuleName | None, side: int | None) -> Encoder | None:
+    """The network of a config as a feature space takes it; `None` where it turns no pictures into vectors."""
     match config:
         case InceptionConfig():
             return _inception(config, rule, side)
