@@ -151,6 +151,14 @@ def test_pairs_of_pictures_that_have_prompts(tmp_path: Path) -> None:
     assert str(encoder.space).endswith("clip 32")
 
 
+def test_what_stands_before_every_prompt_stands_in_the_result(tmp_path: Path) -> None:
+    encoder = open_clip(saved(tmp_path / "clip"))
+    some = encode_pairs(encoder, in_memory(pictures(2), ["a fox", "a wolf"]), prefix="A photo depicts ")
+    assert torch.allclose(some.texts, encoder.texts(["A photo depicts a fox", "A photo depicts a wolf"]), atol=1e-6)
+    assert some.prompts == ("a fox", "a wolf")
+    assert str(clip_score(some)).startswith('CLIP score with "A photo depicts "')
+
+
 def test_no_prompts_are_no_pairs(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no picture has a prompt"):
         encode_pairs(open_clip(saved(tmp_path / "clip")), in_memory(pictures(2)))

@@ -200,6 +200,7 @@ class Counting:
 
     def _encode(self, x: Tensor) -> Tensor:
         self.asked += 1
+        assert not torch.backends.cudnn.allow_tf32
         return x.mean(dim=(2, 3))
 
 
@@ -217,6 +218,14 @@ def test_features_of_a_collection_are_made_once(tmp_path: Path) -> None:
     Image.new("RGB", (5, 4), (1, 0, 0)).save(tmp_path / "b.png")
     assert features(counting.space, open_pictures(tmp_path), cache=cache).vectors[1, 0] == pytest.approx(1.0)
     assert counting.asked == 2
+
+
+def test_measuring_takes_no_short_cut_on_a_gpu_and_leaves_torch_as_it_was() -> None:
+    """By default cuDNN multiplies with ten bits of mantissa; `Counting` looks from inside."""
+    before = torch.backends.cudnn.allow_tf32
+    Counting().space([picture(0)])
+    assert torch.backends.cudnn.allow_tf32 == before
+    assert before
 
 
 def test_no_pictures_are_no_features(tmp_path: Path) -> None:

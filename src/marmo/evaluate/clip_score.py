@@ -72,6 +72,8 @@ class Pairs:
     texts: Tensor
     """N D"""
     prompts: tuple[str, ...]
+    prefix: str = ""
+    """What stood before every prompt."""
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -132,8 +134,12 @@ def open_clip(path: Path, rule: RuleName | None = None, device: str | None = Non
     return ClipEncoder(FeatureSpace(identity, prepare, clip.encode_image, place), clip, tokenizer)
 
 
-def encode_pairs(encoder: ClipEncoder, pictures: Iterable[Picture], batch_size: int = BATCH) -> Pairs:
-    """Pictures that have a prompt, in their order; `ValueError` where none has one."""
+def encode_pairs(encoder: ClipEncoder, pictures: Iterable[Picture], batch_size: int = BATCH, prefix: str = "") -> Pairs:
+    """Pictures that have a prompt, in their order; `ValueError` where none has one.
+
+    Args:
+        prefix: before every prompt; Hessel et al. put "A photo depicts " there.
+    """
     prompts: list[str] = []
     vectors: list[Tensor] = []
     source = (picture for picture in pictures if picture.prompt)
@@ -142,8 +148,9 @@ def encode_pairs(encoder: ClipEncoder, pictures: Iterable[Picture], batch_size: 
         prompts += [picture.prompt for picture in batch if picture.prompt]
     if not prompts:
         raise ValueError("no picture has a prompt: neither beside it nor inside it")
-    texts = [encoder.texts(prompts[start : start + batch_size]) for start in range(0, len(prompts), batch_size)]
-    return Pairs(encoder.space, torch.cat(vectors), torch.cat(texts), tuple(prompts))
+    whole = [prefix + prompt for prompt in prompts]
+    texts = [encoder.texts(whole[start : start + batch_size]) for start in range(0, len(whole), batch_size)]
+    return Pairs(encoder.space, torch.cat(vectors), torch.cat(texts), tuple(prompts), prefix)
 
 
 def clip_score(pairs: Pairs, seed: int = 0) -> Measured[Estimate]:
@@ -166,7 +173,7 @@ def retrieval(pairs: Pairs, ks: Sequence[int] = (1, 5)) -> Measured[Recalls]:
     right = groups[:, None] == groups[None, :]  # N N
     ranks = _ranks(cosines, right), _ranks(cosines.T, right)
     recalls = [Recall(k, *(share((rank < k).double(), groups) for rank in ranks)) for k in ks]
-    return Measured("retrieval", Recalls(tuple(recalls)), pairs.space, len(pairs))
+    return Measured(_asked("retrieval", pairs), Recalls(tuple(recalls)), pairs.space, len(pairs))
 
 
 def r_precision(pairs: Pairs, num_false: int = NUM_FALSE, seed: int = 0) -> Measured[Estimate]:
@@ -181,7 +188,8 @@ def r_precision(pairs: Pairs, num_false: int = NUM_FALSE, seed: int = 0) -> Meas
     others = chance.argsort(dim=1)[:, :num_false]  # N F
     cosines = pairs.pictures @ texts.T  # N T
     hits = cosines.gather(1, others).amax(dim=1) < pairs.cosines
-    return Measured(f"R-precision among {num_false + 1}", share(hits.double(), own), pairs.space, len(pairs), seed=seed)
+    metric = _asked(f"R-precision among {num_false + 1}", pairs)
+    return Measured(metric, share(hits.double(), own), pairs.space, len(pairs), seed=seed)
 
 
 def _ranks(cosines: Tensor, right: Tensor) -> Tensor:
@@ -191,7 +199,12 @@ def _ranks(cosines: Tensor, right: Tensor) -> Tensor:
 
 
 def _mean(metric: str, pairs: Pairs, values: Tensor, seed: int) -> Measured[Estimate]:
-    return Measured(metric, mean(values, pairs.groups, seed=seed), pairs.space, len(pairs), seed=seed)
+    estimate = mean(values, pairs.groups, seed=seed)
+    return Measured(_asked(metric, pairs), estimate, pairs.space, len(pairs), seed=seed)
+
+
+def _asked(metric: str, pairs: Pairs) -> str:
+    return f'{metric} with "{pairs.prefix}"' if pairs.prefix else metric
 
 
 def _tokenizer(path: Path) -> ClipTokenizer:

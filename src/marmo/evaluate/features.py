@@ -83,7 +83,8 @@ class FeatureSpace:
     def __call__(self, pictures: Tensor | Sequence[Tensor]) -> Tensor:
         """Pictures, uint8 B 3 H W or B times 3 H W of any sizes -> B D, float32, on the CPU."""
         batch = torch.stack([self.prepare(picture.cpu()) for picture in pictures])
-        vectors = self.network(batch.to(self.device)).float().cpu()
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):  # by default, three digits
+            vectors = self.network(batch.to(self.device)).float().cpu()
         assert vectors.shape == (len(batch), self.identity.width), vectors.shape
         return vectors
 
