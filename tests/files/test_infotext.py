@@ -121,3 +121,9 @@ def test_the_prompt_of_others(text, prompt):
 @given(st.text())
 def test_any_text_has_a_prompt(text):
     assert prompt_of(text) in text
+
+
+@pytest.mark.parametrize("piece", ["a", " ", "a:", 'a:"', '"\\', "a: b,", "\n", "Negative prompt:\n"])
+def test_long_texts_take_no_longer_than_their_length(piece):
+    """Patterns, 300,000 times each, over which a careless expression would go again and again."""
+    assert len(prompt_of(piece * 300_000)) <= 300_000 * len(piece)

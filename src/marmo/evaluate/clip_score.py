@@ -20,18 +20,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from marmo.evaluate.encoders import clip_name, clip_preprocessing, digest
+from marmo.evaluate.encoders import encoder_of, filled
 from marmo.evaluate.features import BATCH, FeatureSpace, Measured, Space
 from marmo.evaluate.pictures import Picture
 from marmo.evaluate.resize import RuleName
 from marmo.evaluate.statistics import Estimate, cluster_numbers, mean, share
 from marmo.models.clip import Clip, ClipConfig
-from marmo.nn.blueprint import blueprint
 from marmo.nn.device import choose_device
 from marmo.text.bpe import ClipTokenizer, clip_tokenizer
 from marmo.text.prompt import tokenize
 from marmo.weights.checkpoint import open_checkpoint
-from marmo.weights.keymap import fill
 
 WEIGHT = 2.5
 """Stretches CLIP's cosines, which rarely exceed 0.4, over [0, 1]; Hessel et al. 2021, section 3."""
@@ -126,12 +124,9 @@ def open_clip(path: Path, rule: RuleName | None = None, device: str | None = Non
             f"{path}: the text tower knows {part.config.text.vocab_size} tokens, and the tokenizer has "
             f"{tokenizer.vocab_size}; its own must lie in the folder"
         )
-    with blueprint():
-        clip = Clip(part.config)
-    fill(clip, part.tensors, torch.float32, place)
-    prepare, width = clip_preprocessing(part.config, rule), part.config.image.embed_width
-    identity = Space(network=clip_name(part.config), sha256=digest(checkpoint), resize=str(prepare), width=width)
-    return ClipEncoder(FeatureSpace(identity, prepare, clip.encode_image, place), clip, tokenizer)
+    encoder = encoder_of(part.config, rule, None)
+    assert encoder is not None and isinstance(encoder.module, Clip)
+    return ClipEncoder(filled(encoder, checkpoint, part, place), encoder.module, tokenizer)
 
 
 def encode_pairs(encoder: ClipEncoder, pictures: Iterable[Picture], batch_size: int = BATCH, prefix: str = "") -> Pairs:
