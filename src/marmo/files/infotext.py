@@ -5,6 +5,7 @@ at their default left out.  It says less than the record: no dtype, sigmas or gu
 """
 
 import json
+import re
 from collections.abc import Mapping
 
 from marmo.files.record import Record
@@ -33,6 +34,9 @@ SCHEDULES: Mapping[ScheduleName, str] = {
 
 NOISE_SOURCES: Mapping[NoiseSourceName, str] = {"torch-cpu": "CPU"}
 
+_PAIR = re.compile(r'\b\w[\w \-/]{1,60}: *(?:"(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')  # key: value, in a line of parameters
+_MAX_LINE = 100_000
+
 
 def infotext(record: Record) -> str:
     """Prompt, negative prompt if there is one, and the line of parameters."""
@@ -41,6 +45,18 @@ def infotext(record: Record) -> str:
     negative = f"\nNegative prompt: {request.negative_prompt}" if request.negative_prompt else ""
     text = f"{request.prompt}{negative}\n{pairs}"
     return text.replace("\0", "").strip()  # a text chunk of a PNG ends at a NUL
+
+
+def prompt_of(text: str) -> str:
+    """The prompt of an infotext, as A1111 finds it: what stands before the negative prompt and the line of parameters.
+
+    A prompt that looks like either is cut short, so only measuring reads it; the record is what is replayed.
+    """
+    lines = text.strip().split("\n")
+    if len(_PAIR.findall(lines[-1][:_MAX_LINE])) >= 3:
+        lines.pop()
+    ends = [index for index, line in enumerate(lines) if line.strip().startswith("Negative prompt:")]
+    return "\n".join(lines[: ends[0]] if ends else lines).strip()
 
 
 def _parameters(record: Record) -> dict[str, str | int | float | None]:
