@@ -26,7 +26,7 @@ CEILING = 0.95
 FLOOR = 0.05
 """Pictures that answer nothing, and score this much more than chance, mean the same."""
 
-REAL = "real renders"
+REAL, SHUFFLED = "real renders", "shuffled captions"
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,16 @@ class Outcome:
         return self.oracles[0]
 
     @property
+    def ceiling(self) -> Limit:
+        """Real renders."""
+        return next(limit for limit in self.limits if limit.name == REAL)
+
+    @property
+    def floor(self) -> Limit:
+        """The same pictures held against other prompts."""
+        return next(limit for limit in self.limits if limit.name == SHUFFLED)
+
+    @property
     def warnings(self) -> list[str]:
         """A sentence for every limit that shows the instrument to be unfit."""
         return [sentence for limit in self.limits for oracle in self.oracles for sentence in _warnings(limit, oracle)]
@@ -81,7 +91,7 @@ def evaluate(
     if not marks:
         raise ValueError("there is no picture to judge: none answers an evaluation prompt and can be read")
     ends = instrument([mark.question for mark in marks], oracles, rules, reconstruct)
-    own = Limit("shuffled captions", False, tuple(limits.shuffled(marks, rules)))
+    own = Limit(SHUFFLED, False, tuple(limits.shuffled(marks, rules)))
     return Outcome(tuple(marks), tuple(oracles), (*ends, own), len(found) - len(marks))
 
 
