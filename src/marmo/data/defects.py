@@ -59,6 +59,14 @@ def examine(item: Item, min_side: int = MIN_SIDE) -> Examined:
     return Examined(picture if usable else None, caption, tuple(defects))
 
 
+def examine_picture(item: Item, min_side: int = MIN_SIDE) -> Examined:
+    """The same where a caption is welcome but not needed: `""` without one, and that is no defect."""
+    defects: list[Defect] = []
+    picture = _picture(item, min_side, defects)
+    usable = not any(defect.skips for defect in defects)
+    return Examined(picture if usable else None, _caption(item, []), tuple(defects))
+
+
 def examine_at(items: Items, index: int, min_side: int = MIN_SIDE) -> Examined:
     """An entry of a collection, also one that cannot be read."""
     try:

@@ -1,0 +1,1 @@
+"""Numbers about pictures: they take folders, features or callables, never a pipeline."""

@@ -42,6 +42,28 @@ def radii(features: Tensor, k: int) -> Tensor:
     return nearest(features, features, k, same=True)[0][:, -1]
 
 
+def centres(features: Tensor, count: int, *, seed: int = 0, rounds: int = 50) -> Tensor:
+    """`count` middles of features by k-means, COUNT D; started far apart (Arthur and Vassilvitskii 2007)."""
+    if not 1 <= count <= len(features):
+        raise ValueError(f"{count} cells need at least as many pictures; there are {len(features)}")
+    draw, values = torch.Generator().manual_seed(seed), features.double()
+    chosen = [int(torch.randint(len(values), (1,), generator=draw))]
+    while len(chosen) < count:
+        apart = nearest(values, values[chosen])[0][:, 0].square().cpu()
+        # Where all lie on a centre already, any will do.
+        weights = apart if apart.sum() > 0 else torch.ones_like(apart)
+        chosen.append(int(torch.multinomial(weights, 1, generator=draw)))
+    middles = values[chosen]
+    for _ in range(rounds):
+        cells = nearest(values, middles)[1][:, 0]
+        moved = torch.stack([values[cells == cell].mean(0) for cell in range(count)])
+        moved = torch.where(moved.isnan(), middles, moved)  # a cell that lost its pictures stays where it was
+        if torch.equal(moved, middles):
+            break
+        middles = moved
+    return middles
+
+
 def blocks(queries: Tensor, keys: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Distances of some queries to all keys: the number of the first query, and a block, B M."""
     check(queries, keys)

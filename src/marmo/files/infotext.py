@@ -5,6 +5,7 @@ at their default left out.  It says less than the record: no dtype, sigmas or gu
 """
 
 import json
+import re
 from collections.abc import Mapping
 
 from marmo.files.record import Record
@@ -31,6 +32,8 @@ SCHEDULES: Mapping[ScheduleName, str] = {
     "linspace": "Linspace",
 }
 
+_PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')  # one of a line of parameters
+
 NOISE_SOURCES: Mapping[NoiseSourceName, str] = {"torch-cpu": "CPU"}
 
 
@@ -41,6 +44,18 @@ def infotext(record: Record) -> str:
     negative = f"\nNegative prompt: {request.negative_prompt}" if request.negative_prompt else ""
     text = f"{request.prompt}{negative}\n{pairs}"
     return text.replace("\0", "").strip()  # a text chunk of a PNG ends at a NUL
+
+
+def prompt_of(text: str) -> str:
+    """The prompt of an infotext, as A1111 finds it: what stands before the negative prompt and the line of parameters.
+
+    A prompt that looks like either is cut short, so only measuring reads it; the record is what is replayed.
+    """
+    lines = text.strip().split("\n")
+    if len(_PAIR.findall(lines[-1])) >= 3:
+        lines.pop()
+    ends = [index for index, line in enumerate(lines) if line.strip().startswith("Negative prompt:")]
+    return "\n".join(lines[: ends[0]] if ends else lines).strip()
 
 
 def _parameters(record: Record) -> dict[str, str | int | float | None]:

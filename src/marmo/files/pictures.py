@@ -20,7 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from marmo.files.atomic import atomic_write
-from marmo.files.infotext import infotext
+from marmo.files.infotext import infotext, prompt_of
 from marmo.files.record import Record
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -80,6 +80,19 @@ def find_record(stream: BinaryIO) -> Record:
     if len(text) > MAX_RECORD_LENGTH:
         raise ValueError(f"the picture's record is {len(text)} long; at most {MAX_RECORD_LENGTH} is read")
     return Record.from_json(text)
+
+
+def find_prompt(data: bytes) -> str | None:
+    """The prompt that a picture file names: in its record, else in A1111's infotext; `None` where it names none."""
+    try:
+        return find_record(BytesIO(data)).request.prompt
+    except ValueError:
+        pass
+    try:
+        text = _infotext(_open(BytesIO(data)))
+    except ValueError:
+        return None
+    return prompt_of(text[:MAX_RECORD_LENGTH]) if text else None
 
 
 def decode_image(data: bytes) -> Image.Image:
@@ -156,3 +169,21 @@ def _record_text(image: Image.Image) -> str | bytes | None:
         text = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.MakerNote)
     is_ours = isinstance(text, str | bytes) and text[:1] in ("{", b"{")  # a camera's note is not
     return text if is_ours else None
+
+
+def _infotext(image: Image.Image) -> str | None:
+    """A1111's `parameters`, or its EXIF UserComment, which begins with 8 bytes that name the encoding."""
+    with _pillow_errors():
+        if image.format == "PNG":
+            image.load()  # its text may stand behind the pixels
+        text = image.info.get("parameters")
+        if isinstance(text, str):
+            return text
+        comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
+    match comment:
+        case bytes() if comment.startswith(b"UNICODE\0"):
+            return comment[8:].decode("utf-16-be", errors="replace")
+        case bytes() if comment.startswith(b"ASCII\0\0\0"):
+            return comment[8:].decode("ascii", errors="replace")
+        case _:
+            return None

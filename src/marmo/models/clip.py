@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from marmo.models.clip_resnet import RN50_IMAGE, ClipResNet, ClipResNetConfig
 from marmo.models.clip_text import VIT_B_32_TEXT, VIT_L_14_TEXT, ClipText, ClipTextConfig
-from marmo.models.clip_vision import VIT_B_32_IMAGE, VIT_L_14_IMAGE, ClipVision, ClipVisionConfig
+from marmo.models.clip_vision import VIT_B_32_IMAGE, VIT_L_14_336_IMAGE, VIT_L_14_IMAGE, ClipVision, ClipVisionConfig
 from marmo.nn.engine import Linear
 
 # Of red, green and blue in [0, 1], over the pictures that CLIP was trained with (openai/CLIP, clip/clip.py).
@@ -33,6 +33,7 @@ class ClipConfig:
 
 
 VIT_L_14 = ClipConfig(text=VIT_L_14_TEXT, image=VIT_L_14_IMAGE)
+VIT_L_14_336 = ClipConfig(text=VIT_L_14_TEXT, image=VIT_L_14_336_IMAGE)
 VIT_B_32 = ClipConfig(text=VIT_B_32_TEXT, image=VIT_B_32_IMAGE)
 RN50 = ClipConfig(text=VIT_B_32_TEXT, image=RN50_IMAGE)
 

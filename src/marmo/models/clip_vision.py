@@ -35,6 +35,7 @@ class ClipVisionConfig:
 
 
 VIT_L_14_IMAGE = ClipVisionConfig(width=1024, num_layers=24, num_heads=16, patch_size=14, embed_width=768)
+VIT_L_14_336_IMAGE = replace(VIT_L_14_IMAGE, image_size=336)
 VIT_B_32_IMAGE = replace(VIT_L_14_IMAGE, width=768, num_layers=12, num_heads=12, patch_size=32, embed_width=512)
 
 

@@ -16,7 +16,7 @@ from marmo.weights.forms import Family, Json, Network, NetworkConfig, written
 from marmo.weights.keymap import to_theirs
 from marmo.weights.store import Tensors, cast, join, prefixed, write
 
-STEMS: Mapping[Network, str] = {"text": "model", "clip": "model"}
+STEMS: Mapping[Network, str] = {"text": "model", "clip": "model", "dinov2": "model"}
 """transformers' networks; diffusers' are called `diffusion_pytorch_model`."""
 
 SCHEDULER: Json = {

@@ -13,16 +13,20 @@ from torch import nn
 
 from marmo.models.clip import Clip, ClipConfig
 from marmo.models.clip_text import ClipText, ClipTextConfig
+from marmo.models.dinov2 import DinoV2, DinoV2Config
+from marmo.models.inception import Inception, InceptionConfig
 from marmo.models.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from marmo.models.unet import UNet, UNetConfig
 from marmo.models.vae import VAE, VAEConfig
 from marmo.nn.blueprint import blueprint
 from marmo.weights.keymap import Rule, shapes
-from marmo.weights.maps import clip, clip_config, tiny_decoder, unet, vae
+from marmo.weights.maps import clip, clip_config, dinov2, inception, tiny_decoder, unet, vae
 from marmo.weights.store import TensorInfo
 
-Network = Literal["text", "unet", "vae", "clip", "tiny_decoder"]
-NetworkConfig = ClipTextConfig | UNetConfig | VAEConfig | ClipConfig | TinyDecoderConfig
+Network = Literal["text", "unet", "vae", "clip", "tiny_decoder", "inception", "dinov2"]
+NetworkConfig = (
+    ClipTextConfig | UNetConfig | VAEConfig | ClipConfig | TinyDecoderConfig | InceptionConfig | DinoV2Config
+)
 Family = Literal["original", "diffusers"]
 """Whose names: those of the network's authors, in single files, or those of diffusers and transformers, in folders."""
 
@@ -123,6 +127,28 @@ FORMS = (
         rules=tiny_decoder.diffusers,
         from_json=tiny_decoder.config_from_json,
     ),
+    Form(
+        network="inception",
+        family="original",
+        marks=("Mixed_7c.branch_pool.conv.weight",),
+        rules=inception.pytorch_fid,
+        config=inception.config_from_pytorch_fid,
+    ),
+    Form(
+        network="dinov2",
+        family="original",
+        marks=("blocks.0.ls1.gamma",),
+        rules=dinov2.meta,
+        config=dinov2.config_from_meta,
+    ),
+    Form(
+        network="dinov2",
+        family="diffusers",
+        marks=("encoder.layer.0.layer_scale1.lambda1",),
+        rules=dinov2.huggingface,
+        from_json=dinov2.config_from_json,
+        to_json=dinov2.config_to_json,
+    ),
 )
 
 
@@ -158,3 +184,7 @@ def _make(config: NetworkConfig) -> nn.Module:
             return Clip(config)
         case TinyDecoderConfig():
             return TinyDecoder(config)
+        case InceptionConfig():
+            return Inception(config)
+        case DinoV2Config():
+            return DinoV2(config)
