@@ -13,19 +13,18 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
 
-from marmo.data.defects import examine
+from marmo.data.defects import examine_picture
 from marmo.data.folder import METADATA
 from marmo.data.item import Item, Items
 from marmo.data.pictures import open_items
 from marmo.data.prompts import Part
 from marmo.evaluate.questions import PARTS, PER_TAG, Question, recognised
 from marmo.files.atomic import atomic_write
-from marmo.files.pictures import find_record
+from marmo.files.pictures import find_prompt
 
 PAINTER = "painter.json"
 
@@ -110,19 +109,17 @@ def _write(path: Path, text: str) -> None:
 
 
 def _read(path: Path) -> Image.Image | None:
-    return examine(Item(path.name, path.read_bytes(), b"")).picture
+    return examine_picture(Item(path.name, path.read_bytes(), None), min_side=1).picture
 
 
 def _examined(items: Items, index: int) -> Image.Image | None:
-    return examine(items.item(index)).picture
+    return examine_picture(items.item(index), min_side=1).picture
 
 
 def _caption(items: Items, index: int) -> str | None:
-    """The caption beside a picture, or the prompt of the record inside."""
+    """The caption beside a picture, or the prompt inside."""
     try:
         item = items.item(index)
-        if item.caption is not None:
-            return item.caption.decode().strip()
-        return find_record(BytesIO(item.picture)).request.prompt
+        return find_prompt(item.picture) if item.caption is None else item.caption.decode().strip()
     except ValueError:
         return None

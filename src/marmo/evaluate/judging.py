@@ -3,15 +3,14 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from marmo.data.scene import Record
 from marmo.evaluate.found import Found, Oracle
 from marmo.evaluate.gallery import Answer
 from marmo.evaluate.geneval import GENEVAL, Rules, Verdict, judge
+from marmo.evaluate.pictures import as_pixels
 from marmo.evaluate.questions import Question
 
 BATCH = 32
@@ -63,11 +62,6 @@ def marked(answers: Iterable[Answer], oracles: Oracles, rules: Rules = GENEVAL) 
         readable = [(answer, picture) for answer, picture in batch if picture is not None]
         marks = iter(_judged(readable, oracles, rules) if readable else [])
         yield from (None if picture is None else next(marks) for _, picture in batch)
-
-
-def as_pixels(picture: Image.Image) -> Tensor:
-    """RGB -> 3 H W, uint8."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)  # pyright: ignore[reportUnknownMemberType]
 
 
 def _judged(batch: Sequence[tuple[Answer, Image.Image]], oracles: Oracles, rules: Rules) -> list[Mark]:

@@ -24,7 +24,8 @@ from marmo.data.compose import compose
 from marmo.evaluate.found import truth
 from marmo.evaluate.gallery import Answer
 from marmo.evaluate.geneval import GENEVAL, Rules
-from marmo.evaluate.judging import Mark, as_pixels
+from marmo.evaluate.judging import Mark
+from marmo.evaluate.pictures import as_pixels
 from marmo.evaluate.questions import Question
 
 PERFECT = "perfect"
@@ -131,4 +132,4 @@ def _through_jpeg(picture: Tensor, quality: int) -> Tensor:
     stream = BytesIO()
     _picture(picture).save(stream, "JPEG", quality=quality)
     with Image.open(stream) as image:
-        return as_pixels(image.convert("RGB"))
+        return as_pixels(image)
