@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 from pathlib import Path
+from typing import TypeVar
 
 from marmo.evaluate import figures, tables
 from marmo.evaluate.geneval import CHECKS
 from marmo.evaluate.judging import Mark
 from marmo.evaluate.limits import PERFECT
+from marmo.evaluate.measures import Line
 from marmo.evaluate.scores import (
     OVERALL,
     Gap,
@@ -34,6 +36,8 @@ from marmo.version import VERSION
 
 MAX_PICTURES = 120
 
+T = TypeVar("T")
+
 MEANINGS: Mapping[str, str] = {
     "Right": "GenEval's rules: all that the prompt names is there, as often, in the colour and at the place it says.",
     "Interval": "95 of 100 such intervals hold the true share. Pictures of one prompt fail together, so prompts count.",
@@ -46,18 +50,6 @@ MEANINGS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Line:
-    """One number that is not about prompts: a distance, a similarity."""
-
-    name: str
-    value: Estimate | float
-    basis: str
-    """What it rests on: feature space, file, resize rule, numbers of pictures, seed."""
-    meaning: str
-    """One sentence."""
-
-
-@dataclass(frozen=True)
 class Report:
     """What a page tells."""
 
@@ -67,6 +59,7 @@ class Report:
     """What the numbers depend on: corpus, oracles, seeds, settings."""
     outcome: Outcome | None
     lines: Sequence[Line] = ()
+    """Numbers that are not about prompts of the corpus: distances, similarities."""
 
 
 def write(path: Path, report: Report) -> None:
@@ -223,9 +216,9 @@ def _gaps(title: str, lead: str, gaps: Sequence[Gap]) -> str:
     rows = list[str]()
     for part, same in groupby(gaps, key=lambda gap: gap.part):
         rows.append(tables.heading(*PARTS[part], 3))
-        for gap in same:
-            drawn = figures.scale({"both": gap.estimate}, ends=(-1, 1))
-            rows.append(tables.row([TAGS[gap.tag], drawn, tables.points(gap.estimate)], _kind(gap.tag)))
+        for tag, gap in _told({gap.tag: gap.estimate for gap in same}).items():
+            drawn = figures.scale({"both": gap}, ends=(-1, 1))
+            rows.append(tables.row([TAGS[tag], drawn, tables.points(gap)], _kind(tag)))
     return _section(title, lead, tables.table(["", "", "points"], rows)) if rows else ""
 
 
@@ -268,9 +261,9 @@ def _limit(limit: Limit, oracles: Sequence[str], tags: Sequence[str]) -> Iterato
 def _lines(lines: Sequence[Line]) -> str:
     rows = list[str]()
     for line in lines:
-        value = str(line.value) if isinstance(line.value, Estimate) else f"{line.value:.4g}"
+        value = line.measured.value if isinstance(line.measured.value, Estimate) else f"{line.measured.value:.4g}"
         told = f'<span class="soft">{escape(line.meaning)}<br>{escape(line.basis)}</span>'
-        rows.append(tables.row([escape(line.name), escape(value), told], "long"))
+        rows.append(tables.row([escape(line.measured.metric), escape(str(value)), told], "long"))
     return _section(
         "Other numbers",
         "A number that is measured in features can only be compared with one of the same features.",
@@ -340,7 +333,12 @@ def _by_tag(scored: Iterable[Score]) -> dict[str, dict[str | None, Estimate]]:
     spoken = dict[str, dict[str | None, Estimate]]()
     for score in scored:
         spoken.setdefault(score.tag, {})[score.language] = score.estimate
-    return spoken
+    return _told(spoken)
+
+
+def _told(tags: dict[str, T]) -> dict[str, T]:
+    """Where there is one tag, the mean over the tags says it again."""
+    return {tag: value for tag, value in tags.items() if len(tags) > 2 or tag != OVERALL}
 
 
 def _together(scored: Iterable[Score]) -> dict[tuple[str, str], Estimate]:
