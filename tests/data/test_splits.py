@@ -1,5 +1,6 @@
 """What is held out is never drawn for training, and nothing else is drawn for its test."""
 
+from collections import Counter
 from typing import get_args
 
 import pytest
@@ -35,7 +36,7 @@ def test_training_shows_nothing_held_out_in_twenty_thousand_scenes() -> None:
     check_training(11, 20_000)
 
 
-@pytest.mark.parametrize("split", [split for split in get_args(Split) if split != "train"])
+@pytest.mark.parametrize("split", [split for split in get_args(Split) if split.startswith("heldout_")])
 def test_a_heldout_split_draws_only_that(split: Split) -> None:
     for index in range(100):
         made = sample(0, index, split)
@@ -43,6 +44,16 @@ def test_a_heldout_split_draws_only_that(split: Split) -> None:
             assert needs_english(made.scene) and made.caption.language == "zh" and not broken_rules(made.scene)
         else:
             assert broken_rules(made.scene) == {split.removeprefix("heldout_")}
+
+
+def test_all_draws_and_tells_everything() -> None:
+    """Every rule is broken about as often as chance would break it, and captions keep no rule either."""
+    made = [sample(5, index, "all") for index in range(2000)]
+    broken = Counter(rule for one in made for rule in broken_rules(one.scene))
+    assert broken.keys() == {"style", "colour", "relation", "count", "concept"}
+    assert broken["style"] / 2000 == pytest.approx(0.1, abs=0.03)
+    assert any(needs_english(one.scene) and one.caption.language == "zh" for one in made)
+    assert any(held_out().mentions_removed(one.caption.text) for one in made)
 
 
 def test_the_sets_have_the_sizes_that_were_promised() -> None:

@@ -40,7 +40,7 @@ def caption(scene: Scene, dice: Dice, split: Split = "train") -> Caption:
     """One of the many captions that are true of `scene`, and allowed in `split`."""
     form = dice.weighted(FORMS)
     language = dice.weighted(TAG_LANGUAGES) if form == "tags" else form
-    if needs_english(scene) and split != "heldout_language":
+    if needs_english(scene) and split not in ("heldout_language", "all"):
         language = "en"
     if split == "heldout_language":
         form = language = "zh"
@@ -77,10 +77,10 @@ def _words(scene: Scene, dice: Dice, language: Language, split: Split) -> Words:
 
 
 def _name(thing: Thing, dice: Dice, language: Language, split: Split) -> str:
-    """The first name, or a synonym that contains no name of a removed concept."""
+    """The first name, or a synonym; for training one that contains no name of a removed concept."""
     concept = corpus()[thing.concept]
     first, *others = concept.en if language == "en" else concept.zh
-    if split != "heldout_concept":
+    if split not in ("heldout_concept", "all"):
         others = [name for name in others if not held_out().mentions_removed(name)]
     return dice.choice(others) if others and dice.chance(SYNONYM) else first
 

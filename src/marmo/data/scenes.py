@@ -5,6 +5,7 @@
     batch(0, start=0, count=64)          64 pictures with captions and GenEval records
 
 `split="train"` never draws what is held out (see `splits`); `split="heldout_style"` and its like draw nothing else.
+`split="all"` draws everything, for networks that judge pictures; a generator never learns from it.
 """
 
 from collections.abc import Sequence
@@ -55,15 +56,9 @@ def scene(seed: int, index: int, split: Split = "train") -> Scene:
     """What picture `index` of `seed` shows."""
     dice = _dice(seed, index, split)
     kind, from_shapes = _kind(dice, split)
-    wanted: set[Rule] = set()
-    match split:
-        case "train" | "heldout_language":
-            pass
-        case _:
-            wanted = {_rule(split)}
     while True:
         proposed = _propose(dice, kind, from_shapes, split)
-        if broken_rules(proposed) == wanted and (split != "heldout_language" or needs_english(proposed)):
+        if _belongs(proposed, split):
             return proposed
 
 
@@ -100,6 +95,18 @@ def _dice(seed: int, index: int, split: Split) -> Dice:
     return Dice(f"{corpus().version}/{split}/{seed}/{index}")
 
 
+def _belongs(proposed: Scene, split: Split) -> bool:
+    match split:
+        case "all":
+            return True
+        case "train":
+            return not broken_rules(proposed)
+        case "heldout_language":
+            return not broken_rules(proposed) and needs_english(proposed)
+        case _:
+            return broken_rules(proposed) == {_rule(split)}
+
+
 def _rule(split: Split) -> Rule:
     match split:
         case "heldout_style":
@@ -120,7 +127,7 @@ def _kind(dice: Dice, split: Split) -> tuple[Kind, bool]:
     """The kind, and whether shapes take part; held-out things stand alone, where nothing else can go wrong."""
     if split in HELDOUT_KINDS:
         return HELDOUT_KINDS[split], False
-    if split != "train":
+    if split not in ("train", "all"):
         return "single", False
     kind = dice.weighted(KINDS)
     match kind:
@@ -182,6 +189,8 @@ def _pool(kind: Kind, from_shapes: bool, split: Split) -> tuple[Concept, ...]:
     """The concepts that can stand in such a scene."""
     concepts, held = (shape_concepts() if from_shapes else corpus().concepts), held_out()
     match split:
+        case "all":
+            pass
         case "heldout_colour":
             concepts = [c for c in concepts if c.id in {concept for concept, _ in held.colours}]
         case "heldout_count":

@@ -8,6 +8,9 @@
     concept     20 concepts, all concepts whose names contain theirs, and every synonym that does
 
 Shapes take part in relations and counts.
+
+The split "all" keeps none of these rules.  It is for networks that judge pictures: these must know what no generator
+may learn.
 """
 
 import re
@@ -24,6 +27,7 @@ from marmo.data.scene import Scene
 Rule = Literal["style", "colour", "relation", "count", "language", "concept"]
 Split = Literal[
     "train",
+    "all",
     "heldout_style",
     "heldout_colour",
     "heldout_relation",

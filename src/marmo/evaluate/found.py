@@ -1,4 +1,4 @@
-"""What an oracle says about a picture, and what a perfect one would say about a scene whose truth is known."""
+"""What a judge says of a picture, and what a perfect one would say of a scene whose truth is known."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ class Found:
     """One object that an oracle sees."""
 
     concept: str
-    """An id of the corpus or of a shape."""
+    """An id of `marmo.data.corpus`, or a shape's."""
     confidence: float
     """0 to 1."""
     box: Box
     style: str | None
     """The most likely one; None for a shape."""
     colour: str | None
-    """A key of `COLOURS`; None: as its artist coloured it."""
+    """A key of `COLOURS`; None where the artist's own colours are most likely."""
 
 
 Oracle = Callable[[Tensor], list[list[Found]]]
-"""Pictures, uint8 B 3 H W -> what is seen in each."""
+"""Pictures, uint8 B 3 H W -> what is seen in each, the surest first."""
 
 
 def truth(scene: Scene) -> list[Found]:

@@ -1,0 +1,159 @@
+"""The judges: two small networks that say what is in a picture, trained on scenes whose truth is known.
+
+    look = load_oracle()                       # or load_oracle("guard"), or a file of your own training
+    look(pictures)                             # uint8 B 3 H W -> for each picture the things that are in it
+
+An oracle knows the concepts of the scene corpus and nothing else.  `recipes.oracle` trains it; docs/evaluation.md says
+how often it is right.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from marmo.data.colours import COLOURS
+from marmo.data.corpus import STYLES, corpus, shape_concepts
+from marmo.data.layout import reach
+from marmo.data.scene import Thing
+from marmo.evaluate.found import Box, Found
+from marmo.models.oracle import GUARD, RESIDUAL, Cells, Oracle, OracleConfig, cut_out
+from marmo.nn.blueprint import blueprint
+from marmo.weights.keymap import fill
+from marmo.weights.store import Tensors, from_state, open_file, write
+
+Bundled = Literal["first", "guard"]
+
+FORMAT = "marmo.oracle"
+"""The key of the metadata that holds, as JSON, what the network was trained for."""
+
+STYLE_NAMES = (*STYLES, None)
+"""What the namer's style answers mean; None is a drawn shape."""
+COLOUR_NAMES = (*COLOURS, None)
+"""What its colour answers mean; None leaves the drawing as its artist coloured it."""
+
+PIXELS = 128
+"""Larger pictures are shrunk to this side before they are looked at."""
+LEAST = 0.3
+"""How sure the finder must be that there is a thing."""
+
+
+@cache
+def concept_names() -> tuple[str, ...]:
+    """The ids of all concepts of the corpus, then those of the shapes."""
+    return tuple(concept.id for concept in (*corpus().concepts, *shape_concepts()))
+
+
+def box(thing: Thing) -> Box:
+    """The box around a thing's ink: left, top, right, bottom, as shares of the picture."""
+    across, down = reach(thing)
+    return thing.x - across, thing.y - down, thing.x + across, thing.y + down
+
+
+class Judge:
+    """A trained oracle, ready to look at pictures.
+
+    Args:
+        concepts: what the answers of its namer mean, without the last one.
+    """
+
+    def __init__(self, network: Oracle, concepts: Sequence[str]) -> None:
+        assert len(concepts) == network.config.num_concepts
+        self.network, self.concepts = network.eval(), tuple(concepts)
+
+    @torch.inference_mode()
+    def __call__(self, pictures: Tensor) -> list[list[Found]]:
+        """uint8 B 3 H W -> what is in each, the surest first."""
+        pixels = _to_pixels(pictures)
+        found: list[list[Found]] = [[] for _ in pictures]
+        rows, boxes, there = _peaks(self.network.find(pixels))
+        if len(rows) == 0:
+            return found
+        names = self.network.name(cut_out(pixels, rows, boxes, self.network.config.namer_size))
+        sure, concepts = names.concept.softmax(1).max(1)
+        answers = zip(
+            rows.tolist(),
+            boxes.tolist(),
+            (sure * there).tolist(),
+            concepts.tolist(),
+            names.style.argmax(1).tolist(),
+            names.colour.argmax(1).tolist(),
+            strict=True,
+        )
+        for row, place, confidence, concept, style, colour in answers:
+            if concept < len(self.concepts):
+                name = self.concepts[concept]
+                found[row].append(Found(name, confidence, place, STYLE_NAMES[style], COLOUR_NAMES[colour]))
+        return [sorted(things, key=lambda thing: -thing.confidence) for things in found]
+
+    @torch.inference_mode()
+    def features(self, pictures: Tensor) -> Tensor:
+        """What the namer makes of whole pictures: uint8 B 3 H W -> B C, float32."""
+        pixels = _to_pixels(pictures)
+        whole = torch.tensor([[0.07, 0.07, 0.93, 0.93]]).expand(len(pixels), 4)
+        size = self.network.config.namer_size
+        return self.network.namer.features(cut_out(pixels, torch.arange(len(pixels)), whole, size))
+
+
+def load_oracle(which: Bundled | Path = "first") -> Judge:
+    """A bundled oracle, or one from a file that `recipes.oracle` wrote.
+
+    Raises `ValueError` for a file that holds none.
+    """
+    path = which if isinstance(which, Path) else bundled(which)
+    tensors = open_file(path)
+    config, concepts = _told(path, tensors)
+    with blueprint():
+        network = Oracle(config)
+    fill(network, tensors, torch.float32, torch.device("cpu"))
+    return Judge(network, concepts)
+
+
+def bundled(which: Bundled) -> Path:
+    """Where an oracle that comes with Marmo lies."""
+    return Path(__file__).parents[1] / "pretrained" / "oracles" / f"{which}.safetensors"
+
+
+def write_oracle(path: Path, network: Oracle, concepts: Sequence[str] | None = None) -> None:
+    """A safetensors file that `load_oracle` opens."""
+    architecture = "residual" if isinstance(network.config.finder, type(RESIDUAL.finder)) else "transformer"
+    told = {"architecture": architecture, "concepts": list(concept_names() if concepts is None else concepts)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, from_state(network.state_dict()), {FORMAT: json.dumps(told)})
+
+
+def _told(path: Path, tensors: Tensors) -> tuple[OracleConfig, Sequence[str]]:
+    """What the file's metadata says: the architecture, and which concepts its namer knows."""
+    try:
+        told = cast(dict[str, object], json.loads(tensors.metadata[FORMAT]))
+        concepts = cast(list[str], told["concepts"])
+        config = {"residual": RESIDUAL, "transformer": GUARD}[cast(str, told["architecture"])]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{path} holds no oracle: its metadata has no {FORMAT} that could be read") from None
+    return replace(config, num_concepts=len(concepts)), concepts
+
+
+def _to_pixels(pictures: Tensor) -> Tensor:
+    """uint8 B 3 H W -> B 3 128 128 in [-1, 1]."""
+    pixels = pictures.float() / 127.5 - 1
+    if pixels.shape[2:] == (PIXELS, PIXELS):
+        return pixels
+    resized = F.interpolate(pixels, (PIXELS, PIXELS), mode="bicubic", antialias=True, align_corners=False)
+    return resized.clamp(-1, 1)
+
+
+def _peaks(cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
+    """The cells that are surer than their neighbours: rows N, boxes N 4, and how sure N."""
+    there = cells.logits.sigmoid()  # B G G
+    peaks = (there == F.max_pool2d(there[:, None], 3, 1, 1)[:, 0]) & (there > LEAST)
+    rows, y, x = peaks.nonzero(as_tuple=True)
+    offset, size = cells.offset[rows, :, y, x], cells.size[rows, :, y, x].exp()  # N 2 each
+    middle = (torch.stack([x, y], 1) + offset) / there.shape[1]
+    boxes = torch.cat([middle - size / 2, middle + size / 2], 1).clamp(0, 1)
+    return rows, boxes, there[rows, y, x]
