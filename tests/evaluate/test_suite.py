@@ -69,7 +69,7 @@ def test_more_prompts_or_seeds_keep_the_names_of_those_before(asked: list[Questi
 
 def test_pictures_are_recognised_by_their_prompts(asked: list[Question]):
     texts = [asked[0].text, "a picture of something else", asked[2].text, None, asked[0].text]
-    first, other, chinese, nothing, again = recognised(texts, SMALL, per_tag=4)
+    first, other, chinese, nothing, again = recognised(texts, asked)
     assert (first, other, chinese, nothing, again) == (asked[0], None, asked[2], None, asked[1])
 
 
@@ -110,7 +110,7 @@ def test_a_gallery_is_a_collection_with_prompts_and_records(tmp_path: Path):
     assert [(row["file_name"], row["text"]) for row in rows] == [(q.file_name, q.text) for q in asked]
     assert rows[0]["record"] == asked[0].prompt.record
     assert len(list(paint(tmp_path, asked, Renders(asked)))) == len(asked)
-    assert [answer.question for answer in collected(tmp_path, ("seen",), per_tag=1)] == asked
+    assert [answer.question for answer in collected(tmp_path, asked)] == asked
 
 
 def test_pictures_of_anybody_are_judged_by_their_captions(tmp_path: Path, asked: list[Question], oracle: Oracle):
@@ -121,7 +121,7 @@ def test_pictures_of_anybody_are_judged_by_their_captions(tmp_path: Path, asked:
     ):
         rendered(shown.prompt.scene).save(tmp_path / f"{name}.png")
         (tmp_path / f"{name}.txt").write_text(f"{text}\n", "utf-8")
-    marks = marked(collected(tmp_path, SMALL, per_tag=4), {"oracle": oracle})
+    marks = marked(collected(tmp_path, asked), {"oracle": oracle})
     assert [mark and mark.is_right("oracle") for mark in marks] == [True, False]
 
 
@@ -187,7 +187,7 @@ def test_the_ceiling_is_near_one_for_a_good_oracle_and_low_for_a_bad_one(outcome
 
 def test_an_oracle_that_sees_everything_everywhere_is_found_out(asked: list[Question], oracle: Oracle):
     everything = [found for question in once(asked) for found in oracle_answer(oracle, question)]
-    ends = list(instrument(asked, {"credulous": lambda pictures: [everything] * len(pictures)}))
+    ends = list(instrument(asked, {"credulous": lambda pictures: [everything] * len(pictures)}, 64))
     outcome = Outcome((), ("credulous",), tuple(ends), 0)
     assert any("right on noise, and chance is 0%" in sentence for sentence in outcome.warnings)
 
@@ -199,7 +199,7 @@ def oracle_answer(oracle: Oracle, question: Question) -> list[Found]:
 
 
 def test_reconstruction_is_the_callers(asked: list[Question], oracle: Oracle):
-    ends = instrument(asked[:4], {"oracle": oracle}, reconstruct=lambda pictures: pictures * 0)
+    ends = instrument(asked[:4], {"oracle": oracle}, 64, reconstruct=lambda pictures: pictures * 0)
     assert {limit.name: right(limit.marks, "oracle").value for limit in ends if limit.is_ceiling} == {
         "real renders": 1, "blurred": 1, "noisy": 1, "reconstructed": 0,
     }  # fmt: skip

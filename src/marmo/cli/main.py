@@ -9,6 +9,7 @@ import tyro
 from pydantic import ValidationError
 
 from marmo.cli.convert import Convert
+from marmo.cli.evaluate import Evaluate
 from marmo.cli.generate import Generate
 from marmo.cli.inspect import Inspect
 from marmo.cli.replay import Replay
@@ -20,6 +21,7 @@ Command = (
     | Annotated[Replay, tyro.conf.subcommand("replay")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
 )
 
 
@@ -36,13 +38,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         Command,  # pyright: ignore[reportArgumentType] a union is a form, not a class
         prog="marmo",
         args=arguments,
-        description="Text to pictures: paint, inspect and convert models.",
+        description="Text to pictures: paint, inspect, convert and evaluate models.",
         config=(tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
     )
     sys.exit(_run(command))
 
 
-def _run(command: Generate | Replay | Inspect | Convert) -> int:
+def _run(command: Generate | Replay | Inspect | Convert | Evaluate) -> int:
     try:
         return command.run()
     except KeyboardInterrupt:

@@ -21,8 +21,7 @@ from marmo.data.defects import examine_picture
 from marmo.data.folder import METADATA
 from marmo.data.item import Item, Items
 from marmo.data.pictures import open_items
-from marmo.data.prompts import Part
-from marmo.evaluate.questions import PARTS, PER_TAG, Question, recognised
+from marmo.evaluate.questions import Question, recognised
 from marmo.files.atomic import atomic_write
 from marmo.files.pictures import find_prompt
 
@@ -47,11 +46,16 @@ def prepare(folder: Path, questions: Sequence[Question], painter: Mapping[str, o
     Args:
         painter: what decides the pictures besides prompt and seed; goes through JSON.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     label, text = folder / PAINTER, json.dumps(painter, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     if label.exists() and label.read_text(encoding="utf-8") != text:
         raise ValueError(f"{folder} holds pictures of another model or of other settings; choose another folder")
+    write_questions(folder, questions)
     _write(label, text)
+
+
+def write_questions(folder: Path, questions: Iterable[Question]) -> None:
+    """What is to be painted, for whoever paints it."""
+    folder.mkdir(parents=True, exist_ok=True)
     _write(folder / METADATA, "".join(_row(question) for question in questions))
 
 
@@ -80,13 +84,13 @@ def painted(folder: Path, questions: Iterable[Question]) -> list[Answer]:
     ]
 
 
-def collected(path: Path, parts: Sequence[Part] = PARTS, per_tag: int = PER_TAG) -> list[Answer]:
-    """The pictures of any collection whose captions, or records, are evaluation prompts; the others are left out."""
+def collected(path: Path, questions: Iterable[Question]) -> list[Answer]:
+    """The pictures of any collection that were painted from these prompts, by their captions or the prompts inside."""
     items = open_items(path)
     texts = [_caption(items, index) for index in range(len(items))]
     return [
         Answer(question, partial(_examined, items, index))
-        for index, question in enumerate(recognised(texts, parts, per_tag))
+        for index, question in enumerate(recognised(texts, questions))
         if question is not None
     ]
 

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from marmo.data.atlas import drawn_now
 from marmo.data.compose import compose
+from marmo.evaluate import disturb
 from marmo.evaluate.found import truth
 from marmo.evaluate.gallery import Answer
 from marmo.evaluate.geneval import GENEVAL, Rules
@@ -49,13 +50,8 @@ def jpeg(pictures: Tensor, quality: int = QUALITY) -> Tensor:
 
 def blurred(pictures: Tensor) -> Tensor:
     """With a Gaussian."""
-    sigma = BLUR * pictures.shape[-1] / 128
-    reach = max(1, round(3 * sigma))
-    bell = torch.exp(-(torch.arange(-reach, reach + 1) / sigma).square() / 2)
-    kernel = (bell / bell.sum()).expand(3, 1, -1)
-    padded = F.pad(pictures.float(), [reach] * 4, mode="replicate")
-    rows = F.conv2d(padded, kernel[:, :, None], groups=3)
-    return F.conv2d(rows, kernel[..., None], groups=3).round().clamp(0, 255).byte()
+    pixels = disturb.blurred(pictures.float() / 127.5 - 1, BLUR * pictures.shape[-1] / 128)
+    return ((pixels + 1) * 127.5).round().clamp(0, 255).byte()
 
 
 def noisy(pictures: Tensor) -> Tensor:

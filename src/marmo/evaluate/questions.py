@@ -1,8 +1,8 @@
 """The questions of an evaluation: each evaluation prompt in each language with each seed, one picture each."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import count
 
 from marmo.data.captions import Language
@@ -69,24 +69,24 @@ def questions(
     ]
 
 
-def recognised(
-    texts: Iterable[str | None], parts: Sequence[Part] = PARTS, per_tag: int = PER_TAG
-) -> list[Question | None]:
-    """The questions that pictures with these prompts answer; None for a text that is no evaluation prompt.
+def chosen_parts(names: Sequence[str]) -> list[Part]:
+    """Parts by name, all of them for no name; `ValueError` for another name."""
+    unknown = set(names) - set(PARTS)
+    if unknown:
+        raise ValueError(f"{sorted(unknown)[0]!r} is no part of the prompts; the parts are {', '.join(PARTS)}")
+    return [part for part in PARTS if part in names or not names]
+
+
+def recognised(texts: Iterable[str | None], asked: Iterable[Question]) -> list[Question | None]:
+    """Which of the prompts that are asked these pictures answer; None for a text that is none of them.
 
     The first picture of a prompt has seed 0, the next seed 1.  A prompt of two parts belongs to the first of them.
     """
     known: dict[str, Question] = {}
-    for question in questions(parts, per_tag, seeds=1):
+    for question in asked:
         known.setdefault(question.text, question)
-    times: Mapping[str, count[int]] = {text: count() for text in known}
-    return [
-        _again(known[text], next(times[text])) if text in known else None for text in (text or "" for text in texts)
-    ]
-
-
-def _again(question: Question, seed: int) -> Question:
-    return Question(question.part, question.number, question.prompt, question.language, seed)
+    times = {text: count() for text in known}
+    return [replace(known[text], seed=next(times[text])) if text in known else None for text in texts]
 
 
 def _numbered(asked: Iterable[Prompt]) -> Iterator[tuple[int, Prompt]]:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 from pathlib import Path
-from typing import TypeVar
 
+from marmo.data.corpus import corpus
 from marmo.evaluate import figures, tables
 from marmo.evaluate.geneval import CHECKS
 from marmo.evaluate.judging import Mark
@@ -27,6 +27,7 @@ from marmo.evaluate.scores import (
     heldout_gaps,
     language_gaps,
     scores,
+    told,
 )
 from marmo.evaluate.statistics import Estimate
 from marmo.evaluate.suite import Limit, Outcome
@@ -35,8 +36,6 @@ from marmo.files.atomic import atomic_write
 from marmo.version import VERSION
 
 MAX_PICTURES = 120
-
-T = TypeVar("T")
 
 MEANINGS: Mapping[str, str] = {
     "Right": "GenEval's rules: all that the prompt names is there, as often, in the colour and at the place it says.",
@@ -60,6 +59,20 @@ class Report:
     outcome: Outcome | None
     lines: Sequence[Line] = ()
     """Numbers that are not about prompts of the corpus: distances, similarities."""
+
+
+def facts(outcome: Outcome | None) -> dict[str, str]:
+    """What scores depend on, in words."""
+    if outcome is None:
+        return {}
+    asked = [mark.question for mark in outcome.marks]
+    seeds = sorted({question.seed for question in asked})
+    return {
+        "corpus": f"{corpus().version} ({corpus().digest[:8]})",
+        "pictures": f"{len(asked):,}" + (f", {outcome.unreadable} unreadable" if outcome.unreadable else ""),
+        "prompts": f"{len({question.cluster for question in asked}):,}",
+        "seeds": f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0]),
+    }
 
 
 def write(path: Path, report: Report) -> None:
@@ -216,7 +229,7 @@ def _gaps(title: str, lead: str, gaps: Sequence[Gap]) -> str:
     rows = list[str]()
     for part, same in groupby(gaps, key=lambda gap: gap.part):
         rows.append(tables.heading(*PARTS[part], 3))
-        for tag, gap in _told({gap.tag: gap.estimate for gap in same}).items():
+        for tag, gap in told({gap.tag: gap.estimate for gap in same}).items():
             drawn = figures.scale({"both": gap}, ends=(-1, 1))
             rows.append(tables.row([TAGS[tag], drawn, tables.points(gap)], _kind(tag)))
     return _section(title, lead, tables.table(["", "", "points"], rows)) if rows else ""
@@ -333,12 +346,7 @@ def _by_tag(scored: Iterable[Score]) -> dict[str, dict[str | None, Estimate]]:
     spoken = dict[str, dict[str | None, Estimate]]()
     for score in scored:
         spoken.setdefault(score.tag, {})[score.language] = score.estimate
-    return _told(spoken)
-
-
-def _told(tags: dict[str, T]) -> dict[str, T]:
-    """Where there is one tag, the mean over the tags says it again."""
-    return {tag: value for tag, value in tags.items() if len(tags) > 2 or tag != OVERALL}
+    return told(spoken)
 
 
 def _together(scored: Iterable[Score]) -> dict[tuple[str, str], Estimate]:

@@ -5,9 +5,10 @@ A part's overall score is the mean over its tags, as GenEval's is.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import hypot
+from typing import TypeVar
 
 import torch
 
@@ -19,6 +20,8 @@ from marmo.evaluate.questions import LANGUAGES, PARTS
 from marmo.evaluate.statistics import Estimate, average, cluster_numbers, difference, share
 
 OVERALL = "overall"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,11 @@ def by_tag(marks: Sequence[Mark], oracle: OracleName) -> dict[str, Estimate]:
     tags = [tag for tag in TAGS if any(mark.question.tag == tag for mark in marks)]
     parts = {tag: right([mark for mark in marks if mark.question.tag == tag], oracle) for tag in tags}
     return {**parts, OVERALL: average(list(parts.values()))} if parts else {}
+
+
+def told(tags: Mapping[str, T]) -> dict[str, T]:
+    """What is worth telling: the mean over the tags not where there is one tag."""
+    return {tag: value for tag, value in tags.items() if len(tags) > 2 or tag != OVERALL}
 
 
 def right(marks: Sequence[Mark], oracle: OracleName) -> Estimate:

@@ -18,8 +18,8 @@ from marmo.evaluate.limits import PERFECT, Change
 from marmo.evaluate.questions import Question
 from marmo.evaluate.scores import by_tag
 
-RENDER_SIZE = 128
-"""Of the pictures that show ceiling and floor, in pixels."""
+MAX_SIZE = 256
+"""Of the pictures that show ceiling and floor, in pixels; as large as those that are judged, if these are no larger."""
 
 CEILING = 0.95
 """Real renders that score less mean that the oracle, and not the model, is measured."""
@@ -90,23 +90,29 @@ def evaluate(
     marks = [mark for mark in found if mark is not None]
     if not marks:
         raise ValueError("there is no picture to judge: none answers an evaluation prompt and can be read")
-    ends = instrument([mark.question for mark in marks], oracles, rules, reconstruct)
+    size = min(*marks[0].size, MAX_SIZE)
+    ends = instrument([mark.question for mark in marks], oracles, size, rules=rules, reconstruct=reconstruct)
     own = Limit(SHUFFLED, False, tuple(limits.shuffled(marks, rules)))
     return Outcome(tuple(marks), tuple(oracles), (*ends, own), len(found) - len(marks))
 
 
 def instrument(
-    questions: Iterable[Question], oracles: Oracles, rules: Rules = GENEVAL, reconstruct: Change = limits.jpeg
+    questions: Iterable[Question],
+    oracles: Oracles,
+    size: int,
+    *,
+    rules: Rules = GENEVAL,
+    reconstruct: Change = limits.jpeg,
 ) -> Iterator[Limit]:
     """Ceilings and floors on these prompts, each prompt once."""
     asked = limits.once(questions)
     for name, change in limits.changes(reconstruct).items():
-        marks = _seen(limits.renders(asked, RENDER_SIZE, change), oracles, rules)
+        marks = _seen(limits.renders(asked, size, change), oracles, rules)
         known = [mark.seen_as(PERFECT, truth(mark.question.prompt.scene), rules) for mark in marks]
         yield Limit(name, True, tuple(known))
         if name == REAL:
             yield Limit("shuffled real renders", False, tuple(limits.shuffled(known, rules)))
-    for name, answers in (("blobs", limits.blobs(asked, RENDER_SIZE)), ("noise", limits.noise(asked, RENDER_SIZE))):
+    for name, answers in (("blobs", limits.blobs(asked, size)), ("noise", limits.noise(asked, size))):
         marks = _seen(answers, oracles, rules)
         yield Limit(name, False, tuple(mark.seen_as(PERFECT, [], rules) for mark in marks))
 

@@ -1,13 +1,17 @@
-"""An evaluation as JSON: every number of the report, one object each, for other programs and for comparisons."""
+"""An evaluation without its pictures: every number as JSON for other programs, the scores in lines for a terminal.
 
-from collections.abc import Mapping, Sequence
+json.dumps(summary(report))
+print(*lines(report), sep="\\n")
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 from marmo.evaluate.judging import OracleName
 from marmo.evaluate.limits import PERFECT
 from marmo.evaluate.measures import Line
 from marmo.evaluate.report import Report
-from marmo.evaluate.scores import Gap, Score, by_tag, faults, heldout_gaps, language_gaps, scores
+from marmo.evaluate.scores import Gap, Score, by_tag, faults, heldout_gaps, language_gaps, scores, told
 from marmo.evaluate.statistics import Estimate
 from marmo.evaluate.suite import Limit, Outcome
 
@@ -19,6 +23,28 @@ def summary(report: Report) -> dict[str, object]:
     numbers = [_line(line) for line in report.lines]
     whole: dict[str, object] = {"subject": report.subject, "facts": dict(report.facts), "numbers": numbers}
     return whole if report.outcome is None else {**whole, **_outcome(report.outcome)}
+
+
+def lines(report: Report) -> Iterator[str]:
+    """The scores of each part, then the other numbers, then what is wrong with the instrument."""
+    if report.outcome is not None:
+        yield from _scores(report.outcome)
+    for line in report.lines:
+        yield f"{line.measured.metric:<12} {line.measured.value}  {line.basis}"
+    if report.outcome is not None:
+        yield from (f"warning: {sentence}" for sentence in report.outcome.warnings)
+        if report.outcome.unreadable:
+            yield f"warning: {report.outcome.unreadable} pictures could not be read"
+
+
+def _scores(outcome: Outcome) -> Iterator[str]:
+    """Both languages together, beside what real renders get."""
+    for part in dict.fromkeys(mark.question.part for mark in outcome.marks):
+        mine, real = ([m for m in marks if m.question.part == part] for marks in (outcome.marks, outcome.ceiling.marks))
+        ceiling = by_tag(real, outcome.oracle)
+        for tag, score in told(by_tag(mine, outcome.oracle)).items():
+            interval = f"[{100 * score.low:.0f}, {100 * score.high:.0f}]"
+            yield f"{part:<17} {tag:<14} {score.value:4.0%} {interval:<10} ceiling {ceiling[tag].value:.0%}"
 
 
 def _outcome(outcome: Outcome) -> Json:
