@@ -239,9 +239,9 @@ def _faults(outcome: Outcome) -> str:
     rows = list[str]()
     for tag, counts in faults(outcome.marks, outcome.oracle).items():
         total = sum(mark.question.tag == tag for mark in outcome.marks)
-        told = ", ".join(f"{count} {check}" for check, count in counts.items() if count) or "nothing"
+        first = ", ".join(f"{count} {check}" for check, count in counts.items() if count) or "nothing"
         drawn = figures.bar({check: counts[check] for check in CHECKS}, total)
-        rows.append(tables.row([TAGS[tag], drawn, told, f"of {total} pictures"]))
+        rows.append(tables.row([TAGS[tag], drawn, first, f"of {total} pictures"]))
     return _section(
         "What goes wrong",
         "The first rule that each wrong picture breaks, as a share of all pictures of the tag.",
@@ -257,8 +257,8 @@ def _instrument(outcome: Outcome) -> str:
     rows.append(tables.heading("Floor", "what answers no prompt: may be right by chance alone", len(head)))
     rows += [row for limit in outcome.limits if not limit.is_ceiling for row in _limit(limit, outcome.oracles, tags)]
     alike = {other: agreement(outcome.marks, outcome.oracle, other).value for other in outcome.oracles[1:]}
-    told = "".join(f" {other} decides like {outcome.oracle} on {v:.0%} of the pictures." for other, v in alike.items())
-    lead = f"What the oracles themselves score where the truth is known.{told}"
+    compared = "".join(f" {other} decides like {outcome.oracle} on {v:.0%} of the pictures." for other, v in alike.items())
+    lead = f"What the oracles themselves score where the truth is known.{compared}"
     return _section("The instrument", lead, tables.table(head, rows))
 
 
@@ -275,8 +275,8 @@ def _lines(lines: Sequence[Line]) -> str:
     rows = list[str]()
     for line in lines:
         value = line.measured.value if isinstance(line.measured.value, Estimate) else f"{line.measured.value:.4g}"
-        told = f'<span class="soft">{escape(line.meaning)}<br>{escape(line.basis)}</span>'
-        rows.append(tables.row([escape(line.measured.metric), escape(str(value)), told], "long"))
+        explained = f'<span class="soft">{escape(line.meaning)}<br>{escape(line.basis)}</span>'
+        rows.append(tables.row([escape(line.measured.metric), escape(str(value)), explained], "long"))
     return _section(
         "Other numbers",
         "A number that is measured in features can only be compared with one of the same features.",
