@@ -17,7 +17,6 @@ from marmo.evaluate.statistics import (
     half_jackknife,
     mean,
     share,
-    sign_test,
     wilson,
 )
 
@@ -130,11 +129,6 @@ def test_an_average_of_shares_covers_95_percent_of_the_time_also_at_the_ends():
 def test_a_draw_is_a_function_of_its_seed():
     values = torch.arange(30.0)
     assert mean(values, seed=1) == mean(values, seed=1) != mean(values, seed=2)
-
-
-def test_a_sign_test_is_the_binomial():
-    assert sign_test(8, 2) == pytest.approx(112 / 1024)
-    assert sign_test(5, 5) == sign_test(0, 0) == 1
 
 
 @settings(deadline=None)

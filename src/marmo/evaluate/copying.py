@@ -344,7 +344,7 @@ def _cell(generated: Tensor, train: Tensor, heldout: Tensor, number: int, least:
 
 
 def mann_whitney(first: Tensor, second: Tensor) -> float:
-    """z of the rank test, below 0 where the first values are smaller; corrected by 1/2 as the authors do, not for ties."""
+    """z of the rank test, below 0 where the first values are smaller; the authors' half added, ties not corrected."""
     ordered = second.sort().values
     below = torch.searchsorted(ordered, first.contiguous()) + torch.searchsorted(
         ordered, first.contiguous(), right=True

@@ -128,13 +128,6 @@ def difference(
     return mean(first.double() - second.double(), clusters, seed=seed, draws=draws, confidence=confidence)
 
 
-def sign_test(wins: int, losses: int) -> float:
-    """How often a fair coin gives a result at least this uneven, in both directions; ties are not counted."""
-    n, fewer = wins + losses, min(wins, losses)
-    tail = sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n
-    return min(1.0, 2 * tail)
-
-
 def bootstrap(
     statistic: Statistic,
     n: int,
