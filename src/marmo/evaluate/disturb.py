@@ -7,6 +7,7 @@ from functools import cache
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 PATCH = 8
@@ -36,9 +37,9 @@ def squeezed(pixels: Tensor, kept: int = 5) -> Tensor:
     waves = _waves().to(pixels.device)
     order = torch.arange(PATCH, device=pixels.device)
     keep = (order[:, None] + order < kept).float()
-    patches = pixels.unflatten(3, (-1, PATCH)).unflatten(2, (-1, PATCH)).transpose(3, 4)  # B 3 h w 8 8
+    patches = rearrange(pixels, "b c (h i) (w j) -> b c h w i j", i=PATCH, j=PATCH)
     patches = waves.T @ (waves @ patches @ waves.T * keep) @ waves
-    return patches.transpose(3, 4).flatten(4, 5).flatten(2, 3).clamp(-1, 1)
+    return rearrange(patches, "b c h w i j -> b c (h i) (w j)").clamp(-1, 1)
 
 
 def disturbed(pixels: Tensor) -> Tensor:
@@ -63,11 +64,9 @@ def blobs(count: int, size: int, device: torch.device | str = "cpu") -> Tensor:
 
 def shuffled_tiles(pixels: Tensor, tiles: int = 4) -> Tensor:
     """Every picture cut into `tiles` x `tiles` parts that stand in another order: its colours without its forms."""
-    side = pixels.shape[-1] // tiles
-    parts = pixels.unfold(2, side, side).unfold(3, side, side).flatten(2, 3)  # B 3 tt s s
-    order = torch.randperm(tiles * tiles, device=pixels.device)
-    parts = parts[:, :, order].unflatten(2, (tiles, tiles))  # B 3 t t s s
-    return parts.transpose(3, 4).flatten(4, 5).flatten(2, 3)
+    parts = rearrange(pixels, "b c (h i) (w j) -> (h w) b c i j", h=tiles, w=tiles)
+    parts = parts[torch.randperm(len(parts), device=pixels.device)]
+    return rearrange(parts, "(h w) b c i j -> b c (h i) (w j)", h=tiles)
 
 
 def _any_blur(pixels: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ how often it is right.
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,9 @@ from marmo.data.corpus import STYLES, corpus, shape_concepts
 from marmo.data.layout import reach
 from marmo.data.scene import Thing
 from marmo.evaluate.found import Box, Found
-from marmo.models.oracle import GUARD, RESIDUAL, Cells, Oracle, OracleConfig, cut_out
+from marmo.models.compact_transformer import CompactTransformerConfig
+from marmo.models.oracle import RESIDUAL, Cells, Oracle, OracleConfig, TrunkConfig, cut_out
+from marmo.models.resnet import ResNetConfig
 from marmo.nn.blueprint import blueprint
 from marmo.weights.keymap import fill
 from marmo.weights.store import Tensors, from_state, open_file, write
@@ -37,6 +39,10 @@ STYLE_NAMES = (*STYLES, None)
 """What the namer's style answers mean; None is a drawn shape."""
 COLOUR_NAMES = (*COLOURS, None)
 """What its colour answers mean; None leaves the drawing as its artist coloured it."""
+
+TRUNKS: dict[str, type[TrunkConfig]] = {"resnet": ResNetConfig, "compact_transformer": CompactTransformerConfig}
+LARGEST = 4096
+"""Of any number in an architecture: a file of a stranger may say anything."""
 
 PIXELS = 128
 """Larger pictures are shrunk to this side before they are looked at."""
@@ -77,19 +83,19 @@ class Judge:
             return found
         names = self.network.name(cut_out(pixels, rows, boxes, self.network.config.namer_size))
         sure, concepts = names.concept.softmax(1).max(1)
-        answers = zip(
-            rows.tolist(),
-            boxes.tolist(),
-            (sure * there).tolist(),
-            concepts.tolist(),
-            names.style.argmax(1).tolist(),
-            names.colour.argmax(1).tolist(),
-            strict=True,
-        )
-        for row, place, confidence, concept, style, colour in answers:
-            if concept < len(self.concepts):
-                name = self.concepts[concept]
-                found[row].append(Found(name, confidence, place, STYLE_NAMES[style], COLOUR_NAMES[colour]))
+        styles, colours = names.style.argmax(1), names.colour.argmax(1)
+        for n, concept in enumerate(map(int, concepts)):
+            if concept == len(self.concepts):
+                continue  # nothing that it knows
+            left, top, right, bottom = map(float, boxes[n])
+            thing = Found(
+                self.concepts[concept],
+                float(sure[n] * there[n]),
+                (left, top, right, bottom),
+                STYLE_NAMES[int(styles[n])],
+                COLOUR_NAMES[int(colours[n])],
+            )
+            found[int(rows[n])].append(thing)
         return [sorted(things, key=lambda thing: -thing.confidence) for things in found]
 
     @torch.inference_mode()
@@ -122,21 +128,39 @@ def bundled(which: Bundled) -> Path:
 
 def write_oracle(path: Path, network: Oracle, concepts: Sequence[str] | None = None) -> None:
     """A safetensors file that `load_oracle` opens."""
-    architecture = "residual" if isinstance(network.config.finder, type(RESIDUAL.finder)) else "transformer"
-    told = {"architecture": architecture, "concepts": list(concept_names() if concepts is None else concepts)}
+    config = network.config
+    told = {
+        "finder": _as_json(config.finder),
+        "namer": _as_json(config.namer),
+        "concepts": list(concept_names() if concepts is None else concepts),
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, from_state(network.state_dict()), {FORMAT: json.dumps(told)})
+
+
+def _as_json(trunk: TrunkConfig) -> dict[str, object]:
+    kind = next(name for name, config in TRUNKS.items() if isinstance(trunk, config))
+    return {"kind": kind, **asdict(trunk)}
 
 
 def _told(path: Path, tensors: Tensors) -> tuple[OracleConfig, Sequence[str]]:
     """What the file's metadata says: the architecture, and which concepts its namer knows."""
     try:
-        told = cast(dict[str, object], json.loads(tensors.metadata[FORMAT]))
-        concepts = cast(list[str], told["concepts"])
-        config = {"residual": RESIDUAL, "transformer": GUARD}[cast(str, told["architecture"])]
+        told = cast(dict[str, Any], json.loads(tensors.metadata[FORMAT]))
+        concepts = [str(concept) for concept in told["concepts"]]
+        finder, namer = _trunk(**told["finder"]), _trunk(**told["namer"])
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{path} holds no oracle: its metadata has no {FORMAT} that could be read") from None
-    return replace(config, num_concepts=len(concepts)), concepts
+    return replace(RESIDUAL, finder=finder, namer=namer, num_concepts=len(concepts)), concepts
+
+
+def _trunk(kind: str, **numbers: int | list[int]) -> TrunkConfig:
+    """The inverse of `_as_json`; numbers beyond any oracle's are refused."""
+    flat = [number for value in numbers.values() for number in (value if isinstance(value, list) else [value])]
+    if not all(type(number) is int and 0 < number <= LARGEST for number in flat):
+        raise ValueError("no sizes")
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in numbers.items()}
+    return TRUNKS[kind](**cast(dict[str, Any], fields))
 
 
 def _to_pixels(pictures: Tensor) -> Tensor:

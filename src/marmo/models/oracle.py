@@ -92,6 +92,7 @@ class Finder(nn.Module):
         super().__init__()
         self.trunk = _trunk(trunk)
         self.head = Conv2d(trunk.out_channels, 5 * CELLS_PER_FEATURE**2, 1)
+        assert self.head.bias is not None
         nn.init.constant_(self.head.bias[: CELLS_PER_FEATURE**2], -4.0)   # nearly all cells are empty
 
     def forward(self, pixels: Tensor) -> Cells:

@@ -1,6 +1,7 @@
 """A small residual network: a picture to features of an eighth of its side.
 
-He et al. 2016, "Deep Residual Learning for Image Recognition", with averages in the shortcuts (He et al. 2019, ResNet-D).
+He et al. 2016, "Deep Residual Learning for Image Recognition"; averages in the
+shortcuts as in ResNet-D (He et al. 2019).
 
 Shapes: B batch, C channels, H W height and width.
 """

@@ -15,7 +15,7 @@ Shapes: B scenes, N things in them, G cells along a side, S side of a picture.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -24,13 +24,13 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
 
-from marmo.data.atlas import atlas
+from marmo.data.atlas import Sprites, atlas
 from marmo.data.compose import compose
 from marmo.data.scene import Scene
 from marmo.data.scenes import scene
 from marmo.evaluate.disturb import blobs, disturbed, shuffled_tiles
 from marmo.evaluate.oracle import COLOUR_NAMES, STYLE_NAMES, box, concept_names, write_oracle
-from marmo.models.oracle import CELLS_PER_FEATURE, GUARD, RESIDUAL, STRIDE, Cells, Names, Oracle, OracleConfig, cut_out
+from marmo.models.oracle import GUARD, RESIDUAL, Cells, Names, Oracle, OracleConfig, cut_out
 from marmo.train import ema, optim
 from marmo.train.run import Run, leave, start
 from marmo.train.state import Learner, State
@@ -162,8 +162,12 @@ def accuracies(names: Names, truth: Truth) -> dict[str, Tensor]:
     return {name: (logits[:count].argmax(1) == right).float().mean() for name, (logits, right) in pairs.items()}
 
 
-def main(config: Config) -> Path:
-    """Train, or go on; returns the file that holds the oracle."""
+def main(config: Config, sprites: Sprites | None = None) -> Path:
+    """Train, or go on; returns the file that holds the oracle.
+
+    Args:
+        sprites: where drawings come from; the atlas by default.
+    """
     with start(config) as run:
         model = Oracle(config.model).to(run.device)
         average = ema.Average(model, ema.power(config.ema))
@@ -171,7 +175,7 @@ def main(config: Config) -> Path:
         learner = Learner(model, optimizer, {"power": average}, batch_size=config.batch_size, clip=config.clip)
         state = State({"model": learner})
         run.restore(state)
-        sprites = atlas(run.device)
+        sprites = atlas(run.device) if sprites is None else sprites
 
         for scenes in run.batches(lambda index: scene(config.seed, index, "all"), state):
             right = truth(scenes, run.device)
