@@ -14,7 +14,8 @@ from marmo.evaluate.gallery import Answer, collected, missing, paint, painted, p
 from marmo.evaluate.judging import marked
 from marmo.evaluate.limits import PERFECT, once
 from marmo.evaluate.questions import PARTS, Question, questions, recognised
-from marmo.evaluate.scores import OVERALL, agreement, by_tag, faults, heldout_gaps, language_gaps, right, scores
+from marmo.evaluate.scores import OVERALL, agreement, by_tag, faults, heldout_gaps, language_gaps, minus, right, scores
+from marmo.evaluate.statistics import Estimate
 from marmo.evaluate.suite import Limit, Outcome, evaluate, instrument
 from tests.evaluate.oracles import Renders, colour_blind, perfect_oracle, rendered
 
@@ -232,6 +233,15 @@ def test_a_language_that_is_not_understood_shows(asked: list[Question], oracle: 
     gaps = {(gap.part, gap.tag): gap.estimate for gap in language_gaps(marks, "oracle")}
     assert gaps["seen", OVERALL].value == -1
     assert scores(marks, "oracle")[0].language == "en" and scores(marks, "oracle")[0].estimate.value == 1
+
+
+def test_what_two_languages_share_makes_their_difference_surer():
+    half = Estimate(0.5, 0.4, 0.6, 100)
+    assert minus(half, half) == Estimate(0.0, pytest.approx(-0.1414, abs=1e-4), pytest.approx(0.1414, abs=1e-4), 200)
+    assert minus(half, half, correlation=0.5).high == pytest.approx(0.1)
+    assert minus(half, half, correlation=1).high == 0
+    everything = Estimate(1.0, 0.8, 1.0, 20)
+    assert (minus(everything, everything).low, minus(everything, everything).high) == pytest.approx((-0.2, 0.2))
 
 
 def test_what_goes_wrong_is_counted_by_its_rule(outcome: Outcome):

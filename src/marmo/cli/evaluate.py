@@ -183,8 +183,11 @@ class Model:
         prepare(folder, asked, identity(model, settings))
         todo = missing(folder, asked)
         stream = paint(folder, todo, painter(model, settings))
-        for _ in counted(stream, len(todo), "painting pictures", quiet=self.judged.json):
-            pass
+        try:
+            for _ in counted(stream, len(todo), "painting pictures", quiet=self.judged.json):
+                pass
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("stopped; the same command goes on with what is missing") from None
         outcome = self.judged.outcome(painted(folder, asked), oracles, reconstruction(model))
         told = {**facts(outcome), **_settings(model.resolve(settings))}
         self.judged.tell(Report(model.card.name, told, outcome, list(self.judged.lines(folder))))
@@ -210,6 +213,31 @@ class Prompts:
 
 
 @dataclass(frozen=True)
+class Vote:
+    """Compare folders of pictures on a page, not knowing whose is which; Ctrl-C ends it, and it goes on next time."""
+
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    """Two or more, with pictures of the same names, as `marmo evaluate model` makes them; tars are fine too"""
+    votes: Path = Path("votes.jsonl")
+    """Where the answers go; several voters may share it"""
+    voter: str = ""
+    """Who votes"""
+    seed: int = 0
+    """Of the order of the pictures, and of their sides"""
+    port: int = 0
+    """0 takes a free one"""
+    browser: bool = True
+    """Open the page"""
+
+    def run(self) -> int:
+        """Serve the page, and count at the end."""
+        from marmo.evaluate.booth import Open
+
+        Open(self.folders, self.votes, self.voter, self.seed, self.port, self.browser).run()
+        return 0
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """Measure a model or pictures: scores with intervals, distances, a report, a blind vote."""
 
@@ -217,6 +245,7 @@ class Evaluate:
         Annotated[Model, tyro.conf.subcommand("model")]
         | Annotated[Pictures, tyro.conf.subcommand("pictures")]
         | Annotated[Prompts, tyro.conf.subcommand("prompts")]
+        | Annotated[Vote, tyro.conf.subcommand("vote")]
     )
 
     def run(self) -> int:

@@ -47,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _run(command: Generate | Replay | Inspect | Convert | Evaluate) -> int:
     try:
         return command.run()
-    except KeyboardInterrupt:
-        return _fail("stopped", 130)
+    except KeyboardInterrupt as stop:
+        return _fail(str(stop) or "stopped", 130)
     except ValidationError as error:
         return _fail(explain(error), 2)
     except OSError as error:

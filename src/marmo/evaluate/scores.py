@@ -7,7 +7,7 @@ A part's overall score is the mean over its tags, as GenEval's is.
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import hypot
+from math import sqrt
 from typing import TypeVar
 
 import torch
@@ -17,7 +17,7 @@ from marmo.data.prompts import CONTROLS, TAGS, Part
 from marmo.evaluate.geneval import CHECKS, Check
 from marmo.evaluate.judging import Mark, OracleName
 from marmo.evaluate.questions import LANGUAGES, PARTS
-from marmo.evaluate.statistics import Estimate, average, cluster_numbers, difference, share
+from marmo.evaluate.statistics import Estimate, average, cluster_numbers, share
 
 OVERALL = "overall"
 
@@ -110,12 +110,15 @@ def language_gaps(marks: Sequence[Mark], oracle: OracleName) -> list[Gap]:
     return gaps
 
 
-def minus(first: Estimate, second: Estimate) -> Estimate:
-    """The difference of two independent numbers; MOVER, as in `statistics.average`."""
+def minus(first: Estimate, second: Estimate, correlation: float = 0.0) -> Estimate:
+    """The difference of two numbers from their intervals, MOVER: Zou and Donner (2008), Newcombe (1998) for pairs.
+
+    Unlike a bootstrap it keeps an interval where all pictures are right, or all are wrong.
+    """
     value = first.value - second.value
-    below = hypot(first.value - first.low, second.high - second.value)
-    above = hypot(first.high - first.value, second.value - second.low)
-    return Estimate(value, value - below, value + above, first.n + second.n)
+    below = _joined(first.value - first.low, second.high - second.value, correlation)
+    above = _joined(first.high - first.value, second.value - second.low, correlation)
+    return Estimate(value, max(value - below, -1.0), min(value + above, 1.0), first.n + second.n)
 
 
 def faults(marks: Sequence[Mark], oracle: OracleName) -> dict[str, Counter[Check]]:
@@ -154,7 +157,26 @@ def _pairs(marks: Sequence[Mark]) -> list[tuple[Mark, Mark]]:
 
 def _paired(pairs: Sequence[tuple[Mark, Mark]], oracle: OracleName) -> Estimate:
     chinese, english = zip(*pairs, strict=True)
-    return difference(_hits(chinese, oracle), _hits(english, oracle), _clusters(chinese))
+    return minus(right(chinese, oracle), right(english, oracle), _correlation(chinese, english, oracle))
+
+
+def _correlation(first: Sequence[Mark], second: Sequence[Mark], oracle: OracleName) -> float:
+    """Over prompts, of two lists of pictures that belong together; 0 where one of them never changes."""
+    shares = torch.stack([_by_prompt(first, oracle), _by_prompt(second, oracle)])
+    if shares.shape[1] < 3 or (shares.std(1) == 0).any():
+        return 0.0
+    return float(shares.corrcoef()[0, 1])
+
+
+def _by_prompt(marks: Sequence[Mark], oracle: OracleName) -> torch.Tensor:
+    """The share of right pictures of each prompt."""
+    clusters, hits = _clusters(marks), _hits(marks, oracle)
+    return torch.zeros(int(clusters.max()) + 1).index_add(0, clusters, hits) / clusters.bincount()
+
+
+def _joined(one: float, other: float, correlation: float) -> float:
+    """The reach of a difference from the reaches of its ends."""
+    return sqrt(max(0.0, one**2 + other**2 - 2 * correlation * one * other))
 
 
 def _hits(marks: Sequence[Mark], oracle: OracleName) -> torch.Tensor:
