@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 
 import torch
 from PIL import Image
@@ -19,6 +20,7 @@ FAR = 0.03
 """Mean square distance of thumbnails above which a picture is none of those that are known."""
 
 
+@cache
 def rendered(scene: Scene, size: int = 64) -> Image.Image:
     return Image.fromarray(compose([scene], size, drawn_now(CPU))[0].permute(1, 2, 0).numpy())
 

@@ -252,12 +252,18 @@ def _faults(outcome: Outcome) -> str:
 def _instrument(outcome: Outcome) -> str:
     tags = list(by_tag(outcome.ceiling.marks, outcome.oracle))
     head = ["", "oracle", *(TAGS[tag] for tag in tags)]
-    rows = [tables.heading("Ceiling", "real renders of the same prompts: all of them are right", len(head))]
-    rows += [row for limit in outcome.limits if limit.is_ceiling for row in _limit(limit, outcome.oracles, tags)]
-    rows.append(tables.heading("Floor", "what answers no prompt: may be right by chance alone", len(head)))
-    rows += [row for limit in outcome.limits if not limit.is_ceiling for row in _limit(limit, outcome.oracles, tags)]
+    rows = list[str]()
+    for is_ceiling, title, note in (
+        (True, "Ceiling", "real renders of the same prompts: all of them are right"),
+        (False, "Floor", "what answers no prompt: may be right by chance alone"),
+    ):
+        rows.append(tables.heading(title, note, len(head)))
+        mine = [limit for limit in outcome.limits if limit.is_ceiling == is_ceiling and limit.marks]
+        rows += [row for limit in mine for row in _limit(limit, outcome.oracles, tags)]
     alike = {other: agreement(outcome.marks, outcome.oracle, other).value for other in outcome.oracles[1:]}
-    compared = "".join(f" {other} decides like {outcome.oracle} on {v:.0%} of the pictures." for other, v in alike.items())
+    compared = "".join(
+        f" {other} decides like {outcome.oracle} on {v:.0%} of the pictures." for other, v in alike.items()
+    )
     lead = f"What the oracles themselves score where the truth is known.{compared}"
     return _section("The instrument", lead, tables.table(head, rows))
 
