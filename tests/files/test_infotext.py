@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marmo.files.infotext import NOISE_SOURCES, SAMPLERS, SCHEDULES, infotext
+from marmo.files.infotext import NOISE_SOURCES, SAMPLERS, SCHEDULES, infotext, prompt_of
 from marmo.files.record import Record
 from marmo.request import ImageRequest, NoiseSourceName, SamplerName, ScheduleName
 
@@ -93,3 +93,37 @@ def test_any_prompt_gives_text_that_ends_in_the_parameters(prompt, negative):
     text = text_of(prompt=prompt, negative_prompt=negative)
     assert text.split("\n")[-1] == last_line()
     assert "\0" not in text
+
+
+# --- the prompt, read back -------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text().filter(lambda text: "negative prompt:" not in text.lower()), st.text())
+def test_the_prompt_of_our_own_infotext_is_found(prompt, negative):
+    assert prompt_of(text_of(prompt=prompt, negative_prompt=negative)) == prompt.replace("\0", "").strip()
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt"),
+    [
+        ("a fox\nNegative prompt: a dog\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 8x8", "a fox"),
+        ('a fox\nSteps: 20, Sampler: "DPM++, 2M", Seed: 1', "a fox"),
+        ("a fox, by night: blue\nin snow", "a fox, by night: blue\nin snow"),  # no parameters
+        ("", ""),
+    ],
+)
+def test_the_prompt_of_others(text, prompt):
+    assert prompt_of(text) == prompt
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text())
+def test_any_text_has_a_prompt(text):
+    assert prompt_of(text) in text
+
+
+@pytest.mark.parametrize("piece", ["a", " ", "a:", 'a:"', '"\\', "a: b,", "\n", "Negative prompt:\n"])
+def test_long_texts_take_no_longer_than_their_length(piece):
+    """Patterns, 300,000 times each, over which a careless expression would go again and again."""
+    assert len(prompt_of(piece * 300_000)) <= 300_000 * len(piece)

@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from marmo.files.infotext import infotext
-from marmo.files.pictures import decode_image, encode_picture, find_record, read_record, save_picture
+from marmo.files.pictures import decode_image, encode_picture, find_prompt, find_record, read_record, save_picture
 from marmo.files.record import Record
 from marmo.request import ImageRequest
 
@@ -269,3 +269,47 @@ def test_too_many_pixels_are_refused_by_the_header(side, reason):
 def test_other_formats_are_refused(format):
     with pytest.raises(ValueError, match="no PNG, JPEG or WebP"):
         decode_image(file(PICTURE, format))
+
+
+# --- the prompt, for measuring ----------------------------------------------------------------------------------------
+
+
+def with_comment(comment: bytes) -> bytes:
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
+    return file(PICTURE, "JPEG", exif=exif)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_prompt_of_our_own_pictures(suffix):
+    """From the record, which says it exactly, not from the infotext."""
+    prompt = "a fox, 狐\nNegative prompt: none"
+    assert find_prompt(encode_picture(PICTURE, record(prompt), suffix)) == prompt
+
+
+OTHERS = "a fox, 狐\nNegative prompt: a dog\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1"
+
+
+@pytest.mark.parametrize(
+    ("data", "prompt"),
+    [
+        (file(PICTURE, pnginfo=(chunks := PngInfo(), chunks.add_itxt("parameters", OTHERS))[0]), "a fox, 狐"),
+        (with_comment(b"UNICODE\0" + OTHERS.encode("utf-16-be")), "a fox, 狐"),
+        (with_comment(b"ASCII\0\0\0a fox"), "a fox"),
+        (with_comment(b"JIS\0\0\0\0\0a fox"), None),
+        (with_comment(b""), None),
+        (file(PICTURE), None),
+        (file(PICTURE, "WEBP"), None),
+        (b"", None),
+        (b"<html>", None),
+    ],
+)
+def test_the_prompt_of_other_programs_pictures(data, prompt):
+    assert find_prompt(data) == prompt
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=40), st.integers(0, 400))
+def test_a_damaged_picture_has_a_prompt_or_none(noise, start):
+    whole = file(PICTURE, pnginfo=(chunks := PngInfo(), chunks.add_itxt("parameters", OTHERS))[0])
+    assert isinstance(find_prompt(whole[:start] + noise + whole[start + len(noise) :]), str | None)

@@ -60,11 +60,13 @@ def examine(item: Item, min_side: int = MIN_SIDE) -> Examined:
 
 
 def examine_picture(item: Item, min_side: int = MIN_SIDE) -> Examined:
-    """The same where a caption is welcome but not needed: `""` without one, and that is no defect."""
+    """The same where a caption is welcome but not needed: where none can be read it is `""`, and that is no defect."""
     defects: list[Defect] = []
-    picture = _picture(item, min_side, defects)
+    of_caption: list[Defect] = []
+    picture, caption = _picture(item, min_side, defects), _caption(item, of_caption)
     usable = not any(defect.skips for defect in defects)
-    return Examined(picture if usable else None, _caption(item, []), tuple(defects))
+    legible = not any(defect.skips for defect in of_caption)
+    return Examined(picture if usable else None, caption if legible else "", tuple(defects))
 
 
 def examine_at(items: Items, index: int, min_side: int = MIN_SIDE) -> Examined:

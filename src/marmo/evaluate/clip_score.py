@@ -20,18 +20,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from marmo.evaluate.encoders import clip_name, clip_preprocessing, digest
+from marmo.evaluate.encoders import encoder_of, filled
 from marmo.evaluate.features import BATCH, FeatureSpace, Measured, Space
 from marmo.evaluate.pictures import Picture
 from marmo.evaluate.resize import RuleName
 from marmo.evaluate.statistics import Estimate, cluster_numbers, mean, share
 from marmo.models.clip import Clip, ClipConfig
-from marmo.nn.blueprint import blueprint
 from marmo.nn.device import choose_device
 from marmo.text.bpe import ClipTokenizer, clip_tokenizer
 from marmo.text.prompt import tokenize
 from marmo.weights.checkpoint import open_checkpoint
-from marmo.weights.keymap import fill
 
 WEIGHT = 2.5
 """Stretches CLIP's cosines, which rarely exceed 0.4, over [0, 1]; Hessel et al. 2021, section 3."""
@@ -72,6 +70,8 @@ class Pairs:
     texts: Tensor
     """N D"""
     prompts: tuple[str, ...]
+    prefix: str = ""
+    """What stood before every prompt."""
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -124,16 +124,17 @@ def open_clip(path: Path, rule: RuleName | None = None, device: str | None = Non
             f"{path}: the text tower knows {part.config.text.vocab_size} tokens, and the tokenizer has "
             f"{tokenizer.vocab_size}; its own must lie in the folder"
         )
-    with blueprint():
-        clip = Clip(part.config)
-    fill(clip, part.tensors, torch.float32, place)
-    prepare, width = clip_preprocessing(part.config, rule), part.config.image.embed_width
-    identity = Space(network=clip_name(part.config), sha256=digest(checkpoint), resize=str(prepare), width=width)
-    return ClipEncoder(FeatureSpace(identity, prepare, clip.encode_image, place), clip, tokenizer)
+    encoder = encoder_of(part.config, rule, None)
+    assert encoder is not None and isinstance(encoder.module, Clip)
+    return ClipEncoder(filled(encoder, checkpoint, part, place), encoder.module, tokenizer)
 
 
-def encode_pairs(encoder: ClipEncoder, pictures: Iterable[Picture], batch_size: int = BATCH) -> Pairs:
-    """Pictures that have a prompt, in their order; `ValueError` where none has one."""
+def encode_pairs(encoder: ClipEncoder, pictures: Iterable[Picture], batch_size: int = BATCH, prefix: str = "") -> Pairs:
+    """Pictures that have a prompt, in their order; `ValueError` where none has one.
+
+    Args:
+        prefix: before every prompt; Hessel et al. put "A photo depicts " there.
+    """
     prompts: list[str] = []
     vectors: list[Tensor] = []
     source = (picture for picture in pictures if picture.prompt)
@@ -142,8 +143,9 @@ def encode_pairs(encoder: ClipEncoder, pictures: Iterable[Picture], batch_size: 
         prompts += [picture.prompt for picture in batch if picture.prompt]
     if not prompts:
         raise ValueError("no picture has a prompt: neither beside it nor inside it")
-    texts = [encoder.texts(prompts[start : start + batch_size]) for start in range(0, len(prompts), batch_size)]
-    return Pairs(encoder.space, torch.cat(vectors), torch.cat(texts), tuple(prompts))
+    whole = [prefix + prompt for prompt in prompts]
+    texts = [encoder.texts(whole[start : start + batch_size]) for start in range(0, len(whole), batch_size)]
+    return Pairs(encoder.space, torch.cat(vectors), torch.cat(texts), tuple(prompts), prefix)
 
 
 def clip_score(pairs: Pairs, seed: int = 0) -> Measured[Estimate]:
@@ -166,7 +168,7 @@ def retrieval(pairs: Pairs, ks: Sequence[int] = (1, 5)) -> Measured[Recalls]:
     right = groups[:, None] == groups[None, :]  # N N
     ranks = _ranks(cosines, right), _ranks(cosines.T, right)
     recalls = [Recall(k, *(share((rank < k).double(), groups) for rank in ranks)) for k in ks]
-    return Measured("retrieval", Recalls(tuple(recalls)), pairs.space, len(pairs))
+    return Measured(_asked("retrieval", pairs), Recalls(tuple(recalls)), pairs.space, len(pairs))
 
 
 def r_precision(pairs: Pairs, num_false: int = NUM_FALSE, seed: int = 0) -> Measured[Estimate]:
@@ -181,7 +183,8 @@ def r_precision(pairs: Pairs, num_false: int = NUM_FALSE, seed: int = 0) -> Meas
     others = chance.argsort(dim=1)[:, :num_false]  # N F
     cosines = pairs.pictures @ texts.T  # N T
     hits = cosines.gather(1, others).amax(dim=1) < pairs.cosines
-    return Measured(f"R-precision among {num_false + 1}", share(hits.double(), own), pairs.space, len(pairs), seed=seed)
+    metric = _asked(f"R-precision among {num_false + 1}", pairs)
+    return Measured(metric, share(hits.double(), own), pairs.space, len(pairs), seed=seed)
 
 
 def _ranks(cosines: Tensor, right: Tensor) -> Tensor:
@@ -191,7 +194,12 @@ def _ranks(cosines: Tensor, right: Tensor) -> Tensor:
 
 
 def _mean(metric: str, pairs: Pairs, values: Tensor, seed: int) -> Measured[Estimate]:
-    return Measured(metric, mean(values, pairs.groups, seed=seed), pairs.space, len(pairs), seed=seed)
+    estimate = mean(values, pairs.groups, seed=seed)
+    return Measured(_asked(metric, pairs), estimate, pairs.space, len(pairs), seed=seed)
+
+
+def _asked(metric: str, pairs: Pairs) -> str:
+    return f'{metric} with "{pairs.prefix}"' if pairs.prefix else metric
 
 
 def _tokenizer(path: Path) -> ClipTokenizer:

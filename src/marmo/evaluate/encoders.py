@@ -1,8 +1,10 @@
 """The networks whose features pictures are measured in, opened from files that the user has.
 
-open_space(Path("pt_inception-2015-12-05.safetensors"), "clean")     # FID as clean-fid measures it
-open_space(Path("clip-vit-large-patch14-336"), "square")             # CMMD
-open_space(Path("dinov2_vitl14_pretrain.safetensors"))               # FD-DINOv2
+    open_space(Path("pt_inception-2015-12-05.safetensors"), "clean")     # FID as clean-fid measures it
+    open_space(Path("clip-vit-large-patch14-336"), "square")             # CMMD
+    open_space(Path("dinov2_vitl14_pretrain.safetensors"))               # FD-DINOv2
+
+A space is called after the published network, if it is one, and else after its sizes.
 """
 
 import hashlib
@@ -22,8 +24,9 @@ from marmo.models.dinov2 import VIT_B_14, VIT_L_14, VIT_S_14, DinoV2, DinoV2Conf
 from marmo.models.inception import INCEPTION_2015, Inception, InceptionConfig
 from marmo.nn.blueprint import blueprint
 from marmo.nn.device import choose_device
-from marmo.weights.checkpoint import Checkpoint, open_checkpoint
+from marmo.weights.checkpoint import Checkpoint, Part, open_checkpoint
 from marmo.weights.fingerprint import file_hash
+from marmo.weights.forms import NetworkConfig
 from marmo.weights.keymap import fill
 
 
@@ -52,22 +55,22 @@ def open_space(
     """
     checkpoint, place = open_checkpoint(path), choose_device(device)
     *others, part = checkpoint.parts.values()
-    encoder = None if others else _encoder(part.config, rule, side)
+    encoder = None if others else encoder_of(part.config, rule, side)
     if encoder is None:
         held = " and ".join(checkpoint.parts)
         raise ValueError(f"{path} holds {held}; features come from an inception, a dinov2 or a clip alone")
-    fill(encoder.module, part.tensors, torch.float32, place)
-    identity = Space(network=encoder.name, sha256=digest(checkpoint), resize=str(encoder.prepare), width=encoder.width)
-    return FeatureSpace(identity, encoder.prepare, encoder.encode, place)
+    return filled(encoder, checkpoint, part, place)
 
 
-def digest(checkpoint: Checkpoint) -> str:
-    """The SHA-256 of its weight file; of several files, of their hashes in order."""
-    hashes = [file_hash(file) for file in checkpoint.files]
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+def filled(encoder: Encoder, checkpoint: Checkpoint, part: Part, device: torch.device) -> FeatureSpace:
+    """The encoder with its weights, and its name with their hash."""
+    fill(encoder.module, part.tensors, torch.float32, device)
+    identity = Space(network=encoder.name, sha256=_digest(checkpoint), resize=str(encoder.prepare), width=encoder.width)
+    return FeatureSpace(identity, encoder.prepare, encoder.encode, device)
 
 
-def _encoder(config: object, rule: RuleName | None, side: int | None) -> Encoder | None:
+def encoder_of(config: NetworkConfig, rule: RuleName | None, side: int | None) -> Encoder | None:
+    """The network of a config as a feature space takes it; `None` where it turns no pictures into vectors."""
     match config:
         case InceptionConfig():
             return _inception(config, rule, side)
@@ -103,20 +106,14 @@ def _dinov2(config: DinoV2Config, rule: RuleName | None, side: int | None) -> En
 
 
 def _clip(config: ClipConfig, rule: RuleName | None, side: int | None) -> Encoder:
-    prepare = clip_preprocessing(config, rule, side)
+    size = _only(config.image.image_size, side)
+    prepare = Preprocessing(rule=rule or "clip", side=size, mean=_levels(clip.PIXEL_MEAN), std=_levels(clip.PIXEL_STD))
     with blueprint():
         network = Clip(config)
-    return Encoder(clip_name(config), config.image.embed_width, prepare, network, network.encode_image)
+    return Encoder(_clip_name(config), config.image.embed_width, prepare, network, network.encode_image)
 
 
-def clip_preprocessing(config: ClipConfig, rule: RuleName | None = None, side: int | None = None) -> Preprocessing:
-    """How pictures come to a CLIP; by default as it was trained."""
-    size = _only(config.image.image_size, side)
-    return Preprocessing(rule=rule or "clip", side=size, mean=_levels(clip.PIXEL_MEAN), std=_levels(clip.PIXEL_STD))
-
-
-def clip_name(config: ClipConfig) -> str:
-    """The published name, or one that says how it differs from others of the user's."""
+def _clip_name(config: ClipConfig) -> str:
     known = {"b-32": VIT_B_32_IMAGE, "l-14": VIT_L_14_IMAGE, "l-14-336": VIT_L_14_336_IMAGE}
     names = [name for name, image in known.items() if image == config.image]
     return f"clip-vit-{names[0]}" if names else f"clip-{config.image.embed_width}-{config.image.image_size}"
@@ -130,6 +127,11 @@ def _dinov2_name(config: DinoV2Config) -> str:
     registers = "-reg" if config.num_registers else ""
     # Other positions are other features: see `dinov2.Resampling`.
     return f"dinov2-{name}{registers}{'-hf' if config.resampling == 'plain' else ''}"
+
+
+def _digest(checkpoint: Checkpoint) -> str:
+    hashes = [file_hash(file) for file in checkpoint.files]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _only(allowed: int, side: int | None) -> int:

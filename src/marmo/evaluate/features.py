@@ -83,7 +83,9 @@ class FeatureSpace:
     def __call__(self, pictures: Tensor | Sequence[Tensor]) -> Tensor:
         """Pictures, uint8 B 3 H W or B times 3 H W of any sizes -> B D, float32, on the CPU."""
         batch = torch.stack([self.prepare(picture.cpu()) for picture in pictures])
-        vectors = self.network(batch.to(self.device)).float().cpu()
+        # By default cuDNN convolves with ten bits of mantissa.
+        with torch.backends.cudnn.flags(torch.backends.cudnn.enabled, deterministic=True, allow_tf32=False):
+            vectors = self.network(batch.to(self.device)).float().cpu()
         assert vectors.shape == (len(batch), self.identity.width), vectors.shape
         return vectors
 
@@ -131,6 +133,7 @@ def features(
 
     Args:
         cache: where the features of whole collections are kept; only a `PictureSet` has a digest to find them by.
+            What is found there needs no pass over the pictures, so their `defects` stay unknown.
     """
     if cache is None or not isinstance(pictures, PictureSet):
         return Features(space.identity, _vectors(space, pictures, batch_size))

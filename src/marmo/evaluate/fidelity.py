@@ -2,7 +2,7 @@
 
 SSIM: Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity"; MS-SSIM: Wang,
 Simoncelli and Bovik 2003, "Multiscale structural similarity for image quality assessment".  As in the authors' code,
-windows lie wholly inside the picture; each colour is measured by itself, and the mean is taken.  Programs that pad, take
+windows lie wholly inside the picture; each colour is measured by itself, and the mean is taken.  Programs that pad, use
 another window or measure grey pictures give other values.
 
 Shapes: B batch, C channels, H W height and width.
@@ -36,7 +36,7 @@ def ssim(pictures: Tensor, originals: Tensor) -> Tensor:
 def ms_ssim(pictures: Tensor, originals: Tensor) -> Tensor:
     """SSIM over five scales, each half the one before, per picture.  uint8 B C H W, sides at least 176 -> B, float64.
 
-    The coarsest scale counts with its luminance, the others without; where structures are opposite, a scale counts as 0.
+    The coarsest scale counts with its luminance, the others without; one with opposite structures counts as 0.
     """
     x, y = _checked(pictures, originals, least=WINDOW * 2 ** (len(SCALES) - 1))
     product = x.new_ones(x.shape[:2])  # B C

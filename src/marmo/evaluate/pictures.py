@@ -13,7 +13,8 @@ prompt of A1111's infotext.
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +28,21 @@ from marmo.data.pictures import open_items
 from marmo.files.pictures import find_prompt
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Picture:
     """A picture, and what is known of it."""
 
     name: str
     pixels: Tensor
     """uint8 3 H W"""
-    prompt: str | None = None
+    caption: str | None = None
+    """What stands beside it."""
+    file: bytes = field(default=b"", repr=False)
+
+    @cached_property
+    def prompt(self) -> str | None:
+        """What stands beside it, else inside it; looked for when it is asked for, since most measures need none."""
+        return self.caption or (find_prompt(self.file) if self.file else None)
 
 
 class PictureSet:
@@ -88,7 +96,7 @@ class PictureSet:
             self.defects[name] = seen.defects
         if seen.picture is None:
             return None
-        return Picture(name, as_pixels(seen.picture), seen.caption or find_prompt(item.picture))
+        return Picture(name, as_pixels(seen.picture), seen.caption, item.picture)
 
 
 def open_pictures(path: Path, limit: int | None = None) -> PictureSet:

@@ -32,9 +32,10 @@ SCHEDULES: Mapping[ScheduleName, str] = {
     "linspace": "Linspace",
 }
 
-_PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')  # one of a line of parameters
-
 NOISE_SOURCES: Mapping[NoiseSourceName, str] = {"torch-cpu": "CPU"}
+
+_PAIR = re.compile(r'\b\w[\w \-/]{1,60}: *(?:"(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')  # key: value, in a line of parameters
+_MAX_LINE = 100_000
 
 
 def infotext(record: Record) -> str:
@@ -52,7 +53,7 @@ def prompt_of(text: str) -> str:
     A prompt that looks like either is cut short, so only measuring reads it; the record is what is replayed.
     """
     lines = text.strip().split("\n")
-    if len(_PAIR.findall(lines[-1])) >= 3:
+    if len(_PAIR.findall(lines[-1][:_MAX_LINE])) >= 3:
         lines.pop()
     ends = [index for index, line in enumerate(lines) if line.strip().startswith("Negative prompt:")]
     return "\n".join(lines[: ends[0]] if ends else lines).strip()

@@ -85,14 +85,19 @@ def find_record(stream: BinaryIO) -> Record:
 def find_prompt(data: bytes) -> str | None:
     """The prompt that a picture file names: in its record, else in A1111's infotext; `None` where it names none."""
     try:
-        return find_record(BytesIO(data)).request.prompt
-    except ValueError:
-        pass
-    try:
-        text = _infotext(_open(BytesIO(data)))
+        image = _open(BytesIO(data))
+        with _pillow_errors():
+            if image.format == "PNG" and not {"marmo", "parameters"} & image.info.keys():
+                image.load()  # its text may stand behind the pixels
+            record, text = _record_text(image), _infotext(image)
     except ValueError:
         return None
-    return prompt_of(text[:MAX_RECORD_LENGTH]) if text else None
+    try:
+        if record is not None and len(record) <= MAX_RECORD_LENGTH:
+            return Record.from_json(record).request.prompt
+    except ValueError:
+        pass  # another program's, or a newer Marmo's: the infotext may be there still
+    return prompt_of(text) if text and len(text) <= MAX_RECORD_LENGTH else None
 
 
 def decode_image(data: bytes) -> Image.Image:
@@ -173,13 +178,10 @@ def _record_text(image: Image.Image) -> str | bytes | None:
 
 def _infotext(image: Image.Image) -> str | None:
     """A1111's `parameters`, or its EXIF UserComment, which begins with 8 bytes that name the encoding."""
-    with _pillow_errors():
-        if image.format == "PNG":
-            image.load()  # its text may stand behind the pixels
-        text = image.info.get("parameters")
-        if isinstance(text, str):
-            return text
-        comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
+    text = image.info.get("parameters")
+    if isinstance(text, str):
+        return text
+    comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
     match comment:
         case bytes() if comment.startswith(b"UNICODE\0"):
             return comment[8:].decode("utf-16-be", errors="replace")

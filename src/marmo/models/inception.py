@@ -62,7 +62,7 @@ class Inception(nn.Module):
             _wide(80, _average(), unit),
             _wide(128, nn.MaxPool2d(3, stride=1, padding=1), unit),
         )
-        self.head = Linear(config.width, config.num_classes)
+        self.head = Linear(config.width, config.num_classes)  # the classifier; kept so that files stay whole
 
     def forward(self, x: Tensor) -> Tensor:
         """Pixels B 3 H W in [-1, 1], 299 high and wide for published numbers -> features B 2048."""
