@@ -134,12 +134,12 @@ def kid(real: Tensor, generated: Tensor, clusters: Tensor | None = None) -> Esti
     """
     if min(len(real), len(generated)) < 3:
         raise ValueError(f"a kernel distance needs 3 pictures on each side, not {len(real)} and {len(generated)}")
-    labels = numbered(len(generated), clusters)
+    labels = numbered(len(generated), clusters).to(generated.device)
     if labels.max() < 2:
         raise ValueError(f"a standard error needs 3 clusters of pictures, not {int(labels.max()) + 1}")
-    x, y = _sides(cubic, real.double(), generated.double(), labels)
+    x, y = _sides(cubic, real.double(), generated.double(), None if clusters is None else labels)
     variance = _jackknife(x, torch.arange(len(real), device=real.device), len(generated))
-    variance += _jackknife(y, labels.to(generated.device), len(real))
+    variance += _jackknife(y, labels, len(real))
     return normal_interval(_unbiased(x, y), math.sqrt(variance), len(generated))
 
 
@@ -256,21 +256,28 @@ class _Side:
 def _sides(kernel: Kernel, x: Tensor, y: Tensor, labels: Tensor | None = None) -> tuple[_Side, _Side]:
     """Both sets, N D and M D; `labels` are the clusters of the second."""
     check(x, y)
-    own = torch.arange(len(x), device=x.device)
-    theirs = torch.arange(len(y), device=y.device) if labels is None else labels.to(y.device)
-    return _side(kernel, x, y, own), _side(kernel, y, x, theirs)
+    of_x, of_y = list[Tensor](), torch.zeros(len(y), dtype=x.dtype, device=y.device)
+    step = max(1, BLOCK // len(y))
+    for start in range(0, len(x), step):
+        block = kernel(x[start : start + step], y)
+        of_x.append(block.sum(1))
+        of_y += block.sum(0)
+    return _Side(*_within(kernel, x, None), torch.cat(of_x)), _Side(*_within(kernel, y, labels), of_y)
 
 
-def _side(kernel: Kernel, own: Tensor, other: Tensor, labels: Tensor) -> _Side:
-    parts: list[Tensor] = []
-    step = max(1, BLOCK // max(len(own), len(other)))
+def _within(kernel: Kernel, own: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The sums of each picture with the others of its set, and with those of its cluster, N each."""
+    parts, twins = list[Tensor](), list[Tensor]()
+    step = max(1, BLOCK // len(own))
     for start in range(0, len(own), step):
-        rows = own[start : start + step]
-        block, numbers = kernel(rows, own), torch.arange(len(rows), device=own.device)
+        block = kernel(own[start : start + step], own)
+        numbers = torch.arange(len(block), device=block.device)
         block[numbers, start + numbers] = 0
-        together = labels[start : start + step, None] == labels
-        parts.append(torch.stack([block.sum(1), (block * together).sum(1), kernel(rows, other).sum(1)]))
-    return _Side(*torch.cat(parts, dim=1))
+        parts.append(block.sum(1))
+        if labels is not None:
+            twins.append((block * (labels[start : start + step, None] == labels)).sum(1))
+    within = torch.cat(parts)
+    return within, torch.cat(twins) if twins else torch.zeros_like(within)
 
 
 def _unbiased(x: _Side, y: _Side) -> float:
