@@ -17,6 +17,9 @@ from marmo.evaluate.statistics import Estimate
 
 SEED = 0
 
+WIDE = 1000
+"""Numbers of a feature from which on a decomposition takes so long that fewer halves must do for the interval."""
+
 
 @dataclass(frozen=True)
 class Line:
@@ -102,7 +105,8 @@ def _frechet(pictures: Features, reference: Features, clusters: Tensor | None) -
     if not plain.value.meaningful:
         few = f"{plain.value.n} pictures are too few for features of {plain.value.width} numbers: look at KID."
         return Line(compare("FD", lambda x, y: plain.value.value, pictures, reference), f"Not meaningful: {few}")
+    halves = 8 if plain.value.width > WIDE else 32
     measured = compare(
-        "FD", lambda x, y: frechet_estimate(real, x, clusters, seed=SEED), pictures, reference, seed=SEED
+        "FD", lambda x, y: frechet_estimate(real, x, clusters, halves=halves, seed=SEED), pictures, reference, SEED
     )
     return Line(measured, "The Frechet distance of the two sets, FID in Inception's features: lower is nearer.")

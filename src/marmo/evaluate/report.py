@@ -35,7 +35,8 @@ from marmo.evaluate.tables import LANGUAGES, PARTS, TAGS
 from marmo.files.atomic import atomic_write
 from marmo.version import VERSION
 
-MAX_PICTURES = 120
+MAX_PICTURES, ROW = 120, 6
+"""Pictures of a page, and of a row where a page is wide."""
 
 MEANINGS: Mapping[str, str] = {
     "Right": "GenEval's rules: all that the prompt names is there, as often, in the colour and at the place it says.",
@@ -104,8 +105,7 @@ def _sections(report: Report) -> Iterator[str]:
         yield _cards(outcome)
         yield _warnings(outcome.warnings)
         yield _scores(outcome)
-        yield _heldout(outcome)
-        yield _languages(outcome)
+        yield f'<div class="two">{_heldout(outcome)}{_languages(outcome)}</div>'
         yield _faults(outcome)
         yield _instrument(outcome)
     if report.lines:
@@ -262,7 +262,7 @@ def _instrument(outcome: Outcome) -> str:
         rows += [row for limit in mine for row in _limit(limit, outcome.oracles, tags)]
     alike = {other: agreement(outcome.marks, outcome.oracle, other).value for other in outcome.oracles[1:]}
     compared = "".join(
-        f" {other} decides like {outcome.oracle} on {v:.0%} of the pictures." for other, v in alike.items()
+        f" The {other} decides like the {outcome.oracle} on {v:.0%} of the pictures." for other, v in alike.items()
     )
     lead = f"What the oracles themselves score where the truth is known.{compared}"
     return _section("The instrument", lead, tables.table(head, rows))
@@ -308,7 +308,7 @@ def _shown(marks: Sequence[Mark]) -> list[Mark]:
     groups = {(mark.question.part, mark.question.tag): list[Mark]() for mark in marks}
     for mark in marks:
         groups[mark.question.part, mark.question.tag].append(mark)
-    share, shown = max(2, MAX_PICTURES // len(groups)), list[Mark]()
+    share, shown = max(ROW, MAX_PICTURES // len(groups) // ROW * ROW), list[Mark]()
     for group in groups.values():
         first = min(mark.question.seed for mark in group)
         shown += [mark for mark in group if mark.question.seed == first][:share]
