@@ -29,8 +29,8 @@ from marmo.weights.store import from_state, write
 
 SMALL = replace(
     RESIDUAL,
-    finder=ResNetConfig(widths=(4, 6, 8), depth=1),
-    namer=CompactTransformerConfig(image_size=48, width=16, num_layers=1, num_heads=2),
+    finder=ResNetConfig(widths=(4, 8), depth=1),
+    namer=CompactTransformerConfig(image_size=40, width=16, num_layers=1, num_heads=2),
     num_concepts=3,
 )
 
@@ -70,6 +70,7 @@ def test_peaks_become_boxes():
 def test_what_it_writes_opens(tmp_path: Path):
     network = Oracle(SMALL).eval()
     torch.nn.init.constant_(network.finder.head.bias, 2.0)  # sees things everywhere
+    torch.nn.init.constant_(network.namer.concept.bias[3:], -9.0)  # and knows them all
     write_oracle(tmp_path / "oracle.safetensors", network, ("cat", "dog", "fox"))
     opened = load_oracle(tmp_path / "oracle.safetensors")
     assert opened.network.config == SMALL and opened.concepts == ("cat", "dog", "fox")
@@ -98,7 +99,7 @@ def test_nothing_is_not_found(tmp_path: Path):
 def test_other_files_are_refused(tmp_path: Path, told: str | None):
     path = tmp_path / "oracle.safetensors"
     write_oracle(path, Oracle(SMALL), ("cat", "dog", "fox"))
-    trunk = {"kind": "resnet", "widths": [4, 6, 8], "depth": 1}
+    trunk = {"kind": "resnet", "widths": [4, 8], "depth": 1}
     damaged = {
         "trunk": {"finder": trunk, "namer": {"kind": "resnet"}, "concepts": []},
         "size": {"finder": trunk, "namer": trunk | {"depth": 10**9}, "concepts": []},

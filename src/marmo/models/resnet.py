@@ -1,27 +1,26 @@
 """A small residual network: a picture to features of an eighth of its side.
 
-He et al. 2016, "Deep Residual Learning for Image Recognition"; averages in the
-shortcuts as in ResNet-D (He et al. 2019).
+He et al. 2016, "Deep Residual Learning for Image Recognition", with averages in the shortcuts (ResNet-D, 2019)
+and patches at the beginning (Liu et al. 2022, ConvNeXt): most of the time would go into the first levels.
 
 Shapes: B batch, C channels, H W height and width.
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from marmo.nn.engine import Conv2d
 
-STRIDE = 8
+PATCH = 4                                 # pixels along a side
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResNetConfig:
-    """Three levels of `depth` blocks; each halves the picture."""
+    """Two levels of `depth` blocks, the second with half the side."""
 
-    widths: tuple[int, int, int]
+    widths: tuple[int, int]
     depth: int = 2
 
     @property
@@ -30,23 +29,22 @@ class ResNetConfig:
 
 
 class ResNet(nn.Module):
-    """One convolution, then blocks.  Its batch norms know `train()` from `eval()`."""
+    """Patches, then blocks.  Its batch norms know `train()` from `eval()`."""
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
         self.config = config
-        first = config.widths[0]
-        self.conv = Conv2d(3, first, 3, stride=2, padding=1, bias=False)
+        first, second = config.widths
+        self.patches = Conv2d(3, first, PATCH, stride=PATCH, bias=False)
         self.norm = nn.BatchNorm2d(first)
-        self.blocks = nn.Sequential(*(Block(first, first, 1) for _ in range(config.depth)))
-        for channels, width in pairwise(config.widths):
-            self.blocks.append(Block(channels, width, 2))
-            self.blocks.extend(Block(width, width, 1) for _ in range(config.depth - 1))
+        self.level1 = nn.Sequential(*(Block(first, first, 1) for _ in range(config.depth)))
+        others = (Block(second, second, 1) for _ in range(config.depth - 1))
+        self.level2 = nn.Sequential(Block(first, second, 2), *others)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pixels B 3 H W -> B C H/8 W/8."""
-        x = F.relu(self.norm(self.conv(x)))                                           # B C H/2 W/2
-        return self.blocks(x)
+        x = F.relu(self.norm(self.patches(x)))                                        # B C H/4 W/4
+        return self.level2(self.level1(x))                                            # B C' H/8 W/8
 
 
 class Block(nn.Module):

@@ -46,14 +46,14 @@ class Config:
     folder: Path = Path("out/oracle")
     """Where checkpoints, log and result go; a folder that has them goes on"""
     model: OracleConfig = RESIDUAL
-    size: int = 128
-    """Side of the pictures, in pixels"""
+    sizes: tuple[int, ...] = (96, 128)
+    """Sides of the pictures, in pixels; each batch has one of them"""
     found_every: int = 4
     """The finder learns from every so many-th picture: it has far less to learn than the namer"""
     wobble: float = 0.06
     """How far a cut-out's edges stray, as a share of the thing's size"""
 
-    images: int = 120_000
+    images: int = 160_000
     batch_size: int = 32
     lr: float = 2e-3
     schedule: optim.Schedule = "cosine"
@@ -86,10 +86,10 @@ def guard() -> Config:
 
 def tiny() -> Config:
     """Seconds on a CPU."""
-    trunk = replace(RESIDUAL.namer, widths=(8, 16, 24), depth=1)
+    trunk = replace(RESIDUAL.namer, widths=(8, 24), depth=1)
     model = replace(RESIDUAL, finder=trunk, namer=trunk)
     few = {"images": 768, "batch_size": 16, "warmup": 64, "log_images": 128, "save_images": 256}
-    return replace(Config(), model=model, size=64, device="cpu", dtype="float32", **few)
+    return replace(Config(), model=model, sizes=(64,), device="cpu", dtype="float32", **few)
 
 
 class Truth(NamedTuple):
@@ -179,7 +179,8 @@ def main(config: Config, sprites: Sprites | None = None) -> Path:
 
         for scenes in run.batches(lambda index: scene(config.seed, index, "all"), state):
             right = truth(scenes, run.device)
-            pixels = disturbed(compose(scenes, config.size, sprites).float() / 127.5 - 1)
+            size = config.sizes[int(torch.randint(len(config.sizes), ()))]
+            pixels = disturbed(compose(scenes, size, sprites).float() / 127.5 - 1)
             empty = _empty(pixels, max(1, round(EMPTY * len(scenes))))
             with run.autocast():
                 cells = model.find(torch.cat([pixels[:: config.found_every], empty[:: config.found_every]]))
