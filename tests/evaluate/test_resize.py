@@ -72,5 +72,6 @@ def test_cutting_rules_keep_the_middle(rule: Rule, turned: bool) -> None:
 
 
 def test_square_is_pillow_of_the_middle() -> None:
-    whole = picture(40, 71)
-    assert torch.equal(RULES["square"](whole, 16), RULES["pillow"](whole[:, :, 15:55], 16))
+    wide, tall = picture(40, 71), picture(71, 40)
+    assert torch.equal(RULES["square"](wide, 16), RULES["pillow"](wide[:, :, 15:55], 16))
+    assert torch.equal(RULES["square"](tall, 16), RULES["pillow"](tall[:, 15:55], 16))
