@@ -16,6 +16,7 @@ from marmo.weights.folders import open_part, part_files
 from marmo.weights.forms import Form, Json, Network, NetworkConfig, expected, recognise
 from marmo.weights.keymap import to_ours
 from marmo.weights.maps.compvis import LEFTOVERS
+from marmo.weights.quantize import expanded
 from marmo.weights.store import MAX_HEADER, Tensors, open_file, select
 
 SINGLE_FILE: Mapping[Network, str] = {
@@ -140,6 +141,7 @@ def _open_component(folder: Path, variant: str | None) -> tuple[Part, tuple[Path
 
 def _part(path: Path, tensors: Tensors, config_json: Json | None, network: Network | None = None) -> Part:
     """The network that these tensors are; `network` if the place says what it must be."""
+    tensors = expanded(tensors, path)
     form = recognise(tensors.infos)
     if form is None or network not in (None, form.network):
         wanted = f"no {network}" if network else "no network that Marmo knows"

@@ -14,6 +14,7 @@ from marmo.weights.checkpoint import FOLDER, METADATA_FILE, SINGLE_FILE, Checkpo
 from marmo.weights.folders import write_sharded
 from marmo.weights.forms import Family, Json, Network, NetworkConfig, written
 from marmo.weights.keymap import to_theirs
+from marmo.weights.quantize import quantized
 from marmo.weights.store import Tensors, cast, join, prefixed, write
 
 STEMS: Mapping[Network, str] = {"text": "model", "clip": "model"}
@@ -139,8 +140,10 @@ def _tokenizer(checkpoint: Checkpoint) -> ClipTokenizer:
 
 
 def _foreign(part: Part, family: Family, dtype: torch.dtype | None) -> Tensors:
-    tensors = part.tensors if dtype is None else cast(part.tensors, dtype)
-    return to_theirs(written(part.network, family).rules(part.config), tensors)
+    tensors = to_theirs(written(part.network, family).rules(part.config), part.tensors)
+    if dtype is torch.int8:
+        return quantized(tensors)
+    return tensors if dtype is None else cast(tensors, dtype)
 
 
 def _write_json(path: Path, value: Mapping[str, object], sort: bool = True) -> None:
