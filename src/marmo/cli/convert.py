@@ -17,7 +17,7 @@ class Convert:
     target: tyro.conf.Positional[Path]
     """What to write: a name that ends in .safetensors is a single file, any other a folder"""
     dtype: Literal["float32", "float16", "bfloat16", "int8"] | None = None
-    """Of the floating-point weights; as they are by default.  int8 is for Marmo alone: 8 bits and a scale per channel"""
+    """Of the floating-point weights; as they are by default.  int8 is small, and for Marmo alone"""
     variant: str | None = None
     """Which of a folder's variants to read, such as fp16"""
     as_variant: str | None = None

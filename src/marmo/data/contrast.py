@@ -18,8 +18,8 @@ from marmo.data.scenes import Sample, caption_dice, pool
 from marmo.data.splits import Split, broken_rules
 
 Fact = Literal["concept", "style", "colour", "count", "colours", "places", "relation"]
-"""What is changed: a concept, the style, a colour, the number; of a pair, the colours or the places are exchanged, or left
-becomes above and above left."""
+"""What is changed: a concept, the style, a colour, the number; of a pair, the colours or the places are exchanged, or
+left becomes above and above left."""
 
 FACTS: tuple[Fact, ...] = get_args(Fact)
 
@@ -57,7 +57,9 @@ def wrong_caption(
 def _changes(fact: Fact, sample: Sample, dice: Dice, split: Split) -> Iterator[Scene]:
     """The scenes in which only this fact is another, in random order; none where the caption does not tell it."""
     shown, words = sample.scene, sample.caption.words
-    number = dice.choice((0, 1)) if shown.kind == "pair" else None
+    coloured = [place for place, thing in enumerate(shown.things) if thing.colour is not None]
+    places = coloured if fact == "colour" and coloured else range(len(shown.things))
+    number = dice.choice(places) if shown.kind == "pair" else None
     thing = shown.things[number or 0]
     match fact:
         case "concept":

@@ -6,6 +6,7 @@ from threading import Lock
 
 import torch
 
+from marmo.data.atlas import Sprites
 from marmo.data.contrast import wrong_caption
 from marmo.data.scenes import batch
 from marmo.data.source import Contrasted
@@ -16,17 +17,22 @@ CHUNK = 64
 
 
 def scene_source(
-    seed: int, size: int, split: Split = "train", device: torch.device | str = "cpu"
+    seed: int,
+    size: int,
+    split: Split = "train",
+    device: torch.device | str = "cpu",
+    sprites: Sprites | None = None,
 ) -> Callable[[int], Contrasted]:
     """Scene `position` of a seed: its picture of `size` pixels a side, its caption, and one wrong by one fact.
 
-    Pictures lie on `device`.  Threads may ask together; one of them draws, and the others wait for it.
+    Pictures lie on `device`, as `sprites` do, by default the atlas.  Threads may ask together; one of them draws, and
+    the others wait for it.
     """
     lock = Lock()
 
     @lru_cache(maxsize=4)
     def draw(chunk: int) -> Sequence[Contrasted]:
-        drawn = batch(seed, chunk * CHUNK, CHUNK, size, device, split)
+        drawn = batch(seed, chunk * CHUNK, CHUNK, size, device, split, sprites)
         pictures = drawn.pictures.float() / 127.5 - 1
         rows: list[Contrasted] = []
         for number, sample in enumerate(drawn.samples):

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from marmo.data.source import Contrasted, ContrastedSource, Pair, Source
 from marmo.data.splits import Split
 from marmo.models.clip import VIT_B_32, Clip, ClipConfig, preprocess
+from marmo.models.clip_resnet import ClipResNetConfig
 from marmo.models.clip_text import ClipTextConfig
 from marmo.models.clip_vision import ClipVisionConfig
 from marmo.nn.transformer import PreNormBlock
@@ -46,6 +47,9 @@ from marmo.weights.store import from_state
 
 LARGEST_SCALE = 100.0  # Radford et al. 2021, section 2.5
 SIGMOID_SCALE = 10.0  # Zhai et al. 2023, section 3.2
+
+LENGTHS = 4
+"""Groups of captions of like length."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,21 +130,24 @@ def tiny() -> Config:
 
 def evaluator() -> Config:
     """Judges pictures of scenes and so knows all of them; about an hour of one CPU core, see docs/training.md"""
-    text = ClipTextConfig(width=160, num_layers=3, num_heads=5, vocab_size=4096, context_length=48)
-    image = ClipVisionConfig(width=160, num_layers=4, num_heads=5, patch_size=8, image_size=64, embed_width=128)
+    text = ClipTextConfig(width=128, num_layers=2, num_heads=2, vocab_size=4096, context_length=48)
+    image = ClipResNetConfig(width=16, depths=(1, 1, 1, 1), image_size=64, embed_width=128)
     return replace(
         tiny(),
         model=ClipConfig(text=text, image=image),
         data="scenes",
         split="all",
         wrong=True,
-        images=200_000,
-        batch_size=128,
-        lr=1e-3,
-        warmup=6400,
+        images=400_000,
+        batch_size=64,
+        schedule="constant",
+        warmup=1280,
+        tail=40_000,
         seed=-1000,  # generators count theirs from 0
+        device=None,
+        dtype=None,
         workers=1,
-        log_images=1280,
+        log_images=640,
         save_images=6400,
     )
 
@@ -164,7 +171,14 @@ class Contrast(nn.Module):
 
     def encode(self, ids: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Token ids K T, pictures B 3 S S -> vectors of the pictures and of the texts, B E and K E, float32."""
-        return self.clip.encode_image(pixels).float(), self.clip.encode_text(ids).float()
+        return self.clip.encode_image(pixels).float(), self._encode_text(ids).float()
+
+    def _encode_text(self, ids: Tensor) -> Tensor:
+        """Captions of like length together, since nothing looks at what comes after the end.  K T -> K E"""
+        lengths = ids.argmax(1) + 1  # K
+        order = lengths.argsort(stable=True)  # K
+        parts = [self.clip.encode_text(ids[part, : int(lengths[part[-1]])]) for part in order.chunk(LENGTHS)]
+        return torch.cat(parts)[order.argsort()]  # K E
 
 
 def build(config: Config) -> Contrast:
@@ -230,7 +244,8 @@ def main(config: Config, source: Source | ContrastedSource | None = None) -> Pat
         source: captioned pictures by position; those of `config.data` by default.
     """
     with start(config) as run:
-        model, tokenizer = build(config).to(run.device), tokenizer_of(config)
+        model = build(config).to(run.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        tokenizer = tokenizer_of(config)
         averages = {} if config.ema is None else {"power": ema.Average(model, ema.power(config.ema))}
         optimizer = optim.adamw(model, config.betas, config.eps, config.weight_decay)
         learner = Learner(model, optimizer, averages, batch_size=config.batch_size, clip=config.clip)
@@ -277,12 +292,12 @@ def _source(config: Config, size: int, device: torch.device) -> Source | Contras
 def _batch(
     rows: Sequence[Pair] | Sequence[Contrasted], clip: Clip, tokenizer: ClipTokenizer, run: Run
 ) -> tuple[Tensor, Tensor]:
-    """Token ids K T, as long as the longest caption needs, and pictures B 3 S S, on the run's device."""
+    """Token ids K T and pictures B 3 S S on the run's device."""
     texts = [row[1] for row in rows] + [row[2] for row in rows if len(row) > 2]
     ids = torch.tensor([tokenize(text, tokenizer, clip.config.text.context_length).ids for text in texts])
-    longest = int(ids.argmax(1).max()) + 1  # what comes after the end token is never looked at
     pixels = torch.stack([row[0] for row in rows]).to(run.device)
-    return ids[:, :longest].to(run.device), preprocess(pixels, clip.config.image.image_size)
+    pixels = preprocess(pixels, clip.config.image.image_size)
+    return ids.to(run.device), pixels.contiguous(memory_format=torch.channels_last)
 
 
 def _of_all(texts: Tensor, count: int) -> Tensor:
@@ -322,16 +337,17 @@ def _opened(path: Path) -> Clip:
 
 
 def _export(run: Run, model: nn.Module, tokenizer: ClipTokenizer) -> Path:
-    """A single file with OpenAI's names, or a folder as transformers has it for what names cannot tell."""
+    """A single file with OpenAI's names; a folder as transformers has it for what these cannot tell."""
     assert isinstance(model, Contrast)
     clip, form = model.clip, written("clip", "original")
     part = Part(form, clip.config, from_state(clip.state_dict()))
-    told = clip.config.text.activation == "quick_gelu" and tokenizer is clip_tokenizer()
+    own = tokenizer.vocab_size != clip_tokenizer().vocab_size
+    told = clip.config.text.activation == "quick_gelu" and not own
     path = run.folder / ("clip.safetensors" if told else "clip")
     write = write_single_file if told else write_folder
     if run.is_main:
         write(Checkpoint(path, "clip", {"clip": part}, (path,)), path)
-        if not told:
+        if own:
             tokenizer.save(path, clip.config.text.context_length)
     return path
 

@@ -103,10 +103,10 @@ def learn(captions: Iterable[str], vocab_size: int) -> list[Pair]:
 
 
 def report(tokenizer: ClipTokenizer, captions: Sequence[str]) -> dict[str, object]:
-    """Ids per caption, without start and end, for captions with and without Chinese characters."""
+    """Ids per caption, without start and end; a caption with a Chinese character counts as Chinese."""
     lengths: dict[str, list[int]] = defaultdict(list)
     for caption in captions:
-        language = "zh" if any(CHINESE[0] <= character <= CHINESE[1] for character in caption) else "other"
+        language = "zh" if any(CHINESE[0] <= character <= CHINESE[1] for character in caption) else "en"
         lengths[language].append(len(tokenizer.encode(caption)))
     tokens = {
         language: {"captions": len(counts), "mean": round(sum(counts) / len(counts), 2), "most": max(counts)}
