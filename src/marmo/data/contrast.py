@@ -67,7 +67,7 @@ def _changes(fact: Fact, sample: Sample, dice: Dice, split: Split) -> Iterator[S
             options = [concept.id for concept in pool(shown.kind, thing.is_shape, split) if concept.id not in taken]
             return (_altered(shown, number, concept=id) for id in _mixed(options, dice))
         case "style":
-            styles = [style for style in STYLES if words.style not in (None, style)]
+            styles: list[Style] = [style for style in STYLES if words.style not in (None, style)]
             return (_altered(shown, None, style=style) for style in _mixed(styles, dice))
         case "colour":
             names = [name for name in COLOURS if thing.colour not in (None, name)]

@@ -39,7 +39,7 @@ class Evaluator:
     def look(self, pictures: Tensor) -> Tensor:
         """Pictures of any size, uint8 B 3 H W -> B E of length 1, on the evaluator's device."""
         size, device = self.clip.config.image.image_size, self.clip.logit_scale.device
-        parts = (part.to(device).float() / 127.5 - 1 for part in pictures.split(BATCH))
+        parts = (part.to(device).float() / 127.5 - 1 for part in torch.split(pictures, BATCH))
         return torch.cat([self.clip.encode_image(preprocess(part, size)) for part in parts])
 
     @torch.no_grad()
@@ -47,7 +47,7 @@ class Evaluator:
         """-> N E of length 1."""
         length, device = self.clip.config.text.context_length, self.clip.logit_scale.device
         ids = torch.tensor([tokenize(text, self.tokenizer, length).ids for text in texts], device=device)
-        return torch.cat([self.clip.encode_text(part) for part in ids.split(BATCH)])
+        return torch.cat([self.clip.encode_text(part) for part in torch.split(ids, BATCH)])
 
     def fit(self, pictures: Tensor, texts: Sequence[str]) -> Tensor:
         """Pictures B 3 H W, uint8 -> cosines B N, in [-1, 1]."""

@@ -244,8 +244,7 @@ def main(config: Config, source: Source | ContrastedSource | None = None) -> Pat
         source: captioned pictures by position; those of `config.data` by default.
     """
     with start(config) as run:
-        model = build(config).to(run.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        tokenizer = tokenizer_of(config)
+        model, tokenizer = _laid_out(build(config).to(run.device)), tokenizer_of(config)
         averages = {} if config.ema is None else {"power": ema.Average(model, ema.power(config.ema))}
         optimizer = optim.adamw(model, config.betas, config.eps, config.weight_decay)
         learner = Learner(model, optimizer, averages, batch_size=config.batch_size, clip=config.clip)
@@ -289,9 +288,7 @@ def _source(config: Config, size: int, device: torch.device) -> Source | Contras
             return open_pictures(path, seed=config.seed, size=size)
 
 
-def _batch(
-    rows: Sequence[Pair] | Sequence[Contrasted], clip: Clip, tokenizer: ClipTokenizer, run: Run
-) -> tuple[Tensor, Tensor]:
+def _batch(rows: Sequence[Pair | Contrasted], clip: Clip, tokenizer: ClipTokenizer, run: Run) -> tuple[Tensor, Tensor]:
     """Token ids K T and pictures B 3 S S on the run's device."""
     texts = [row[1] for row in rows] + [row[2] for row in rows if len(row) > 2]
     ids = torch.tensor([tokenize(text, tokenizer, clip.config.text.context_length).ids for text in texts])
@@ -304,6 +301,14 @@ def _of_all(texts: Tensor, count: int) -> Tensor:
     """The right captions of all ranks, then the wrong ones.  K E -> RK E"""
     right, wrong = texts[:count], texts[count:]
     return torch.cat([ranks.gather(right), ranks.gather(wrong)]) if len(wrong) else ranks.gather(right)
+
+
+def _laid_out(model: Contrast) -> Contrast:
+    """Convolutions with their channels last, which processors of both kinds prefer."""
+    for parameter in model.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return model
 
 
 def _own(rows: Tensor) -> Tensor:
