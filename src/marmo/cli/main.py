@@ -13,6 +13,7 @@ from marmo.cli.evaluate import Evaluate
 from marmo.cli.generate import Generate
 from marmo.cli.inspect import Inspect
 from marmo.cli.replay import Replay
+from marmo.cli.train import Train
 from marmo.request import explain
 from marmo.version import VERSION
 
@@ -21,6 +22,7 @@ Command = (
     | Annotated[Replay, tyro.conf.subcommand("replay")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
 )
 
@@ -34,17 +36,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments == ["--version"]:
         print(f"marmo {VERSION}")
         return
+    if arguments[:1] == ["train"]:
+        sys.exit(_run(Train(tuple(arguments[1:]))))  # whose flags are those of the recipe
     command = tyro.cli(
         Command,  # pyright: ignore[reportArgumentType] a union is a form, not a class
         prog="marmo",
         args=arguments,
-        description="Text to pictures: paint, inspect, convert and evaluate models.",
+        description="Text to pictures: paint, inspect, convert, train and evaluate models.",
         config=(tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
     )
     sys.exit(_run(command))
 
 
-def _run(command: Generate | Replay | Inspect | Convert | Evaluate) -> int:
+def _run(command: Generate | Replay | Inspect | Convert | Train | Evaluate) -> int:
     try:
         return command.run()
     except KeyboardInterrupt as stop:
