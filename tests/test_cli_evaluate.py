@@ -157,6 +157,10 @@ def test_prompts_are_written_for_another_program(evaluate: Command, asked: list[
         (["pictures", "nowhere", *FEW], "nowhere is no collection: neither a .tar nor a folder"),
         (["pictures", "empty", *FEW], "no picture in empty answers an evaluation prompt; `marmo evaluate prompts` "),
         (["pictures", "empty", *FEW, "--train", "empty"], "--train looks for copies and needs --against, a folder of"),
+        (
+            ["pictures", "empty", *FEW, "--against", "empty", "--resize", "cleen"],
+            "--resize 'cleen' does not exist; the ",
+        ),
         (["model", "x.safetensors", *FEW, "--steps", "0"], "steps: must be greater than or equal to 1, not 0"),
         (["model", "x.safetensors", *FEW, "--oracle", "nothing"], "nothing: No such file or directory"),
         (["vote", "empty", "empty"], "the folders need different names"),

@@ -13,6 +13,7 @@ from marmo.cli.progress import counted
 from marmo.request import ImageRequest
 
 if TYPE_CHECKING:
+    from marmo.evaluate.features import FeatureSpace
     from marmo.evaluate.gallery import Answer
     from marmo.evaluate.judging import Oracles
     from marmo.evaluate.limits import Change
@@ -65,6 +66,8 @@ class Judged:
     """A folder of training pictures: together with --against, of pictures that training never saw, looks for copies"""
     space: Path | None = None
     """An Inception, DINOv2 or CLIP in whose features pictures are compared; Marmo's own oracle by default"""
+    resize: str | None = None
+    """The rule that brings pictures to its size, such as clean or pytorch-fid; by default the usual one of the network"""
     clip: Path | None = None
     """A CLIP for CLIP score and retrieval; without one these are left out"""
     output: Path = Path("out/evaluation")
@@ -91,24 +94,41 @@ class Judged:
     def lines(self, folder: Path) -> "Iterator[Line]":
         """The numbers that need no known prompts."""
         if self.train is not None and self.against is None:
-            raise ValueError(
-                "--train looks for copies and needs --against, a folder of pictures that training never saw"
-            )
-        from marmo.evaluate import measures
+            raise ValueError("--train looks for copies and needs --against, pictures that training never saw")
         from marmo.evaluate.clip_score import encode_pairs, open_clip
-        from marmo.evaluate.encoders import open_space
-        from marmo.evaluate.features import features
-        from marmo.evaluate.oracle_space import oracle_space
+        from marmo.evaluate.measures import agreement
         from marmo.evaluate.pictures import open_pictures
 
         if self.against is not None:
-            space = oracle_space(self.oracle or "first") if self.space is None else open_space(self.space)
-            pictures, real = (features(space, open_pictures(path)) for path in (folder, self.against))
-            yield from measures.against(pictures, real)
-            if self.train is not None:
-                yield from measures.copying(pictures, features(space, open_pictures(self.train)), real)
+            yield from self._compared(folder, self.against)
         if self.clip is not None:
-            yield from measures.agreement(encode_pairs(open_clip(self.clip), open_pictures(folder)))
+            yield from agreement(encode_pairs(open_clip(self.clip), open_pictures(folder)))
+
+    def _compared(self, folder: Path, against: Path) -> "Iterator[Line]":
+        from marmo.evaluate import measures
+        from marmo.evaluate.features import features
+        from marmo.evaluate.pictures import open_pictures
+
+        space = self._space()
+        pictures, clusters = measures.grouped(space, open_pictures(folder))
+        real = features(space, open_pictures(against))
+        yield from measures.against(pictures, real, clusters)
+        if self.train is not None:
+            yield from measures.copying(pictures, features(space, open_pictures(self.train)), real, clusters)
+
+    def _space(self) -> "FeatureSpace":
+        from marmo.evaluate.encoders import open_space
+        from marmo.evaluate.oracle_space import oracle_space
+        from marmo.evaluate.resize import RULES
+
+        rule = next((name for name in RULES if name == self.resize), None)
+        if self.resize is not None and rule is None:
+            raise ValueError(f"--resize {self.resize!r} does not exist; the rules are {', '.join(RULES)}")
+        if self.space is not None:
+            return open_space(self.space, rule)
+        if rule is not None:
+            raise ValueError("--resize goes with --space: Marmo's own features have one rule")
+        return oracle_space(self.oracle or "first")
 
     def tell(self, report: "Report") -> None:
         """Write the report and its numbers, and say them."""

@@ -4,7 +4,7 @@ reference = features(space, open_pictures(real))
 lines = [*against(features(space, pictures), reference, clusters), *agreement(encode_pairs(encoder, pictures))]
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -12,10 +12,14 @@ from torch import Tensor
 from marmo.evaluate.clip_score import Pairs, clip_score, retrieval
 from marmo.evaluate.copying import examine
 from marmo.evaluate.distances import frechet, frechet_estimate, kid, moments, prdc, sliced
-from marmo.evaluate.features import Features, Measured, compare
-from marmo.evaluate.statistics import Estimate
+from marmo.evaluate.features import Features, FeatureSpace, Measured, compare, features
+from marmo.evaluate.pictures import Picture
+from marmo.evaluate.statistics import Estimate, cluster_numbers
 
 SEED = 0
+
+LEAST_PROMPTS = 4
+"""With fewer, intervals speak of these prompts alone: pictures are drawn."""
 
 WIDE = 1000
 """Numbers of a feature from which on a decomposition takes so long that fewer halves must do for the interval."""
@@ -36,6 +40,19 @@ class Line:
         against = "" if whole.reference is None else f" against {whole.reference:,}"
         seed = "" if whole.seed is None else f", seed {whole.seed}"
         return f"{whole.n:,} pictures{against}, in {whole.space}{seed}"
+
+
+def grouped(space: FeatureSpace, pictures: Iterable[Picture]) -> tuple[Features, Tensor | None]:
+    """Features, and which of the pictures share a prompt; None where there are too few prompts to draw from."""
+    prompts = list[str]()
+
+    def noted() -> Iterator[Picture]:
+        for picture in pictures:
+            prompts.append(picture.prompt or picture.name)
+            yield picture
+
+    found = features(space, noted())
+    return found, cluster_numbers(prompts) if len(set(prompts)) >= LEAST_PROMPTS else None
 
 
 def against(pictures: Features, reference: Features, clusters: Tensor | None = None) -> Iterator[Line]:
