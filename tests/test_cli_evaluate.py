@@ -17,7 +17,7 @@ from marmo.models.oracle import RESIDUAL, Oracle
 from marmo.models.resnet import ResNetConfig
 from tests.evaluate.oracles import rendered
 
-TRUNK = ResNetConfig(widths=(4, 6, 8), depth=1)
+TRUNK = ResNetConfig(widths=(4, 8), depth=1)
 FEW = ("--parts", "seen", "--per-tag", "1", "--seeds", "2", "--language", "en")
 SMALL = ("--width", "64", "--height", "64", "--steps", "1", "--device", "cpu", "--dtype", "float32")
 
@@ -156,7 +156,8 @@ def test_prompts_are_written_for_another_program(evaluate: Command, asked: list[
         (["prompts", "new", "--seeds", "0"], "--per-tag and --seeds must be at least 1, not 30 and 0"),
         (["pictures", "nowhere", *FEW], "nowhere is no collection: neither a .tar nor a folder"),
         (["pictures", "empty", *FEW], "no picture in empty answers an evaluation prompt; `marmo evaluate prompts` "),
-        (["pictures", "empty", *FEW, "--train", "empty"], "--train looks for copies and needs --against, a folder of"),
+        (["pictures", "empty", *FEW, "--train", "empty"], "--train looks for copies and needs --against, pictures"),
+        (["model", "x.safetensors", *FEW, "--against", "nowhere"], "nowhere does not exist"),
         (
             ["pictures", "empty", *FEW, "--against", "empty", "--resize", "cleen"],
             "--resize 'cleen' does not exist; the ",

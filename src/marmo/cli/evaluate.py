@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from marmo.evaluate.measures import Line
     from marmo.evaluate.questions import Question
     from marmo.evaluate.report import Report
+    from marmo.evaluate.resize import RuleName
     from marmo.evaluate.suite import Outcome
 
     class SettingFlags:
@@ -67,13 +68,25 @@ class Judged:
     space: Path | None = None
     """An Inception, DINOv2 or CLIP in whose features pictures are compared; Marmo's own oracle by default"""
     resize: str | None = None
-    """The rule that brings pictures to its size, such as clean or pytorch-fid; by default the usual one of the network"""
+    """The rule that brings pictures to its size, such as clean or pytorch-fid; the network's usual one by default"""
     clip: Path | None = None
     """A CLIP for CLIP score and retrieval; without one these are left out"""
     output: Path = Path("out/evaluation")
     """Folder for report.html and scores.json"""
     json: bool = False
     """Print JSON instead of words"""
+
+    def check(self, asked: "Sequence[Question]") -> None:
+        """`ValueError` now rather than when the pictures are painted."""
+        from marmo.evaluate.limits import renders
+
+        if self.train is not None and self.against is None:
+            raise ValueError("--train looks for copies and needs --against, pictures that training never saw")
+        self._rule()
+        for path in (self.against, self.train, self.space, self.clip):
+            if path is not None and not path.exists():
+                raise ValueError(f"{path} does not exist")
+        renders(asked[:1], 64, lambda pictures: pictures)[0].load()  # needs the renderer of marmo[data]
 
     def oracles(self) -> "Oracles":
         """The one that counts, and its guard."""
@@ -93,8 +106,6 @@ class Judged:
 
     def lines(self, folder: Path) -> "Iterator[Line]":
         """The numbers that need no known prompts."""
-        if self.train is not None and self.against is None:
-            raise ValueError("--train looks for copies and needs --against, pictures that training never saw")
         from marmo.evaluate.clip_score import encode_pairs, open_clip
         from marmo.evaluate.measures import agreement
         from marmo.evaluate.pictures import open_pictures
@@ -119,16 +130,18 @@ class Judged:
     def _space(self) -> "FeatureSpace":
         from marmo.evaluate.encoders import open_space
         from marmo.evaluate.oracle_space import oracle_space
+
+        return oracle_space(self.oracle or "first") if self.space is None else open_space(self.space, self._rule())
+
+    def _rule(self) -> "RuleName | None":
         from marmo.evaluate.resize import RULES
 
-        rule = next((name for name in RULES if name == self.resize), None)
+        rule: RuleName | None = next((name for name in RULES if name == self.resize), None)
         if self.resize is not None and rule is None:
             raise ValueError(f"--resize {self.resize!r} does not exist; the rules are {', '.join(RULES)}")
-        if self.space is not None:
-            return open_space(self.space, rule)
-        if rule is not None:
+        if rule is not None and self.space is None:
             raise ValueError("--resize goes with --space: Marmo's own features have one rule")
-        return oracle_space(self.oracle or "first")
+        return rule
 
     def tell(self, report: "Report") -> None:
         """Write the report and its numbers, and say them."""
@@ -163,6 +176,7 @@ class Pictures:
         from marmo.evaluate.report import Report, facts
 
         asked = self.asked.questions()
+        self.judged.check(asked)
         answers = painted(self.folder, asked) or collected(self.folder, asked)
         lines = list(self.judged.lines(self.folder))
         if not answers and not lines:
@@ -193,6 +207,7 @@ class Model:
         """Paint what is missing, judge, tell."""
         settings = ImageRequest.model_validate(given(self.settings))
         asked = self.asked.questions()
+        self.judged.check(asked)
         oracles = self.judged.oracles()
         from marmo import catalog
         from marmo.cli.painter import identity, painter, reconstruction
