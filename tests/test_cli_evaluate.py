@@ -159,8 +159,8 @@ def test_prompts_are_written_for_another_program(evaluate: Command, asked: list[
         (["pictures", "empty", *FEW, "--train", "empty"], "--train looks for copies and needs --against, pictures"),
         (["model", "x.safetensors", *FEW, "--against", "nowhere"], "nowhere does not exist"),
         (
-            ["pictures", "empty", *FEW, "--against", "empty", "--resize", "cleen"],
-            "--resize 'cleen' does not exist; the ",
+            ["pictures", "empty", *FEW, "--against", "empty", "--resize", "cleaner"],
+            "--resize 'cleaner' does not exist; the ",
         ),
         (["model", "x.safetensors", *FEW, "--steps", "0"], "steps: must be greater than or equal to 1, not 0"),
         (["model", "x.safetensors", *FEW, "--oracle", "nothing"], "nothing: No such file or directory"),
