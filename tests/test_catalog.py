@@ -67,7 +67,7 @@ def test_the_home_folder_may_be_a_tilde(stand_in: Path, monkeypatch: pytest.Monk
         ("unet", {"out_channels": 8}, "its unet turns 4 channels into 8, and latents have 4"),
         ("vae", {"latent_channels": 16}, "its unet turns 4 channels into 4, and latents have 16"),
         ("unet", {"context_width": 768}, "its unet reads texts 768 wide, and its text encoder writes 64"),
-        ("text", {"vocab_size": 30522}, "its text encoder knows 30522 tokens, and CLIP's tokenizer has 49408"),
+        ("text", {"vocab_size": 30522}, "its text encoder knows 30522 tokens, and its tokenizer has 49408"),
     ],
 )
 def test_networks_that_do_not_fit_together(

@@ -16,7 +16,7 @@ from marmo.nn.device import choose_device, choose_dtype
 from marmo.pipelines.card import Card, LatentCard
 from marmo.pipelines.latent import LatentDiffusion
 from marmo.request import Defaults, ImageRequest, explain
-from marmo.text.bpe import ClipTokenizer
+from marmo.text.bpe import ClipTokenizer, clip_tokenizer
 from marmo.weights.checkpoint import Checkpoint, open_checkpoint
 from marmo.weights.forms import Json
 from marmo.weights.keymap import fill
@@ -72,7 +72,7 @@ def latent_card(checkpoint: Checkpoint) -> LatentCard:
     configs = {network: part.config for network, part in checkpoint.parts.items()}
     match configs.get("text"), configs.get("unet"), configs.get("vae"):
         case ClipTextConfig() as text, UNetConfig() as unet, VAEConfig() as vae:
-            _check_fit(checkpoint.path, text, unet, vae)
+            _check_fit(checkpoint, text, unet, vae)
             return LatentCard(
                 path=checkpoint.path,
                 files=checkpoint.files,
@@ -90,9 +90,9 @@ def latent_card(checkpoint: Checkpoint) -> LatentCard:
             raise ValueError(f"{checkpoint.path} holds {held} alone; painting needs text, unet and vae")
 
 
-def _check_fit(path: Path, text: ClipTextConfig, unet: UNetConfig, vae: VAEConfig) -> None:
+def _check_fit(checkpoint: Checkpoint, text: ClipTextConfig, unet: UNetConfig, vae: VAEConfig) -> None:
     """`ValueError` for networks that are each known and together are no text-to-image model."""
-    latents = vae.latent_channels
+    path, latents = checkpoint.path, vae.latent_channels
     if (unet.in_channels, unet.out_channels) != (latents, latents):
         raise ValueError(
             f"{path}: its unet turns {unet.in_channels} channels into {unet.out_channels}, and latents have {latents}; "
@@ -102,9 +102,10 @@ def _check_fit(path: Path, text: ClipTextConfig, unet: UNetConfig, vae: VAEConfi
         raise ValueError(
             f"{path}: its unet reads texts {unet.context_width} wide, and its text encoder writes {text.width}"
         )
-    if text.vocab_size <= ClipTokenizer.END:
+    tokenizer = ClipTokenizer.from_folder(checkpoint.tokenizer) if checkpoint.tokenizer else clip_tokenizer()
+    if text.vocab_size < tokenizer.vocab_size:
         raise ValueError(
-            f"{path}: its text encoder knows {text.vocab_size} tokens, and CLIP's tokenizer has {ClipTokenizer.END + 1}"
+            f"{path}: its text encoder knows {text.vocab_size} tokens, and its tokenizer has {tokenizer.vocab_size}"
         )
 
 

@@ -12,11 +12,18 @@ import pytest
 import torch
 from PIL import Image
 
-from marmo.models.clip import VIT_B_32, Clip, preprocess
+from marmo.data.atlas import drawn_now
+from marmo.evaluate.evaluator import load_evaluator
+from marmo.models.clip import VIT_B_32, Clip, ClipConfig, preprocess
+from marmo.models.clip_resnet import ClipResNetConfig
+from marmo.models.clip_vision import ClipVisionConfig
+from marmo.recipes import tokenizer as tokenizer_recipe
 from marmo.recipes.clip import Config, accuracy, build, main, sigmoid_loss, softmax_loss, tiny
+from marmo.recipes.tokenizer import main as learn_tokenizer
 from marmo.text.bpe import clip_tokenizer
 from marmo.text.prompt import tokenize
 from marmo.weights.checkpoint import open_checkpoint
+from marmo.weights.export import write_folder, write_single_file
 from marmo.weights.store import open_file
 from tests.recipes.shapes import CAPTIONS, shape
 
@@ -107,6 +114,88 @@ def test_what_names_cannot_tell_becomes_a_folder(tmp_path):
     assert path.is_dir() and open_checkpoint(path).parts["clip"].config == model
 
 
+@pytest.fixture(scope="module")
+def own_tokenizer(tmp_path_factory) -> Path:
+    """Learned from the captions of shapes."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    return learn_tokenizer(tokenizer_recipe.Config(folder=folder, vocab_size=540, length=16), CAPTIONS * 9)
+
+
+def own(folder: Path, tokenizer: Path, image: ClipVisionConfig | ClipResNetConfig | None = None, **changes) -> Config:
+    model = small(folder).model
+    model = ClipConfig(text=replace(model.text, vocab_size=540), image=image or model.image)
+    return small(folder, model=model, tokenizer=tokenizer, **changes)
+
+
+RESNET = ClipResNetConfig(width=8, depths=(1, 1, 1, 1), embed_width=32, image_size=32)
+
+
+@pytest.mark.parametrize("image", [None, RESNET], ids=["transformer", "resnet"])
+def test_a_tokenizer_of_its_own_goes_with_it(tmp_path, own_tokenizer, image):
+    """Into the folder, back out of it, and through 8 bits."""
+    config = own(tmp_path, own_tokenizer, image)
+    path = main(config, shape)
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.parts["clip"].config == config.model and checkpoint.tokenizer == path
+    assert (path / "merges.txt").read_bytes() == (own_tokenizer / "merges.txt").read_bytes()
+    again = build(replace(small(tmp_path), model=VIT_B_32, from_=path)).clip
+    assert again.config == config.model
+    with pytest.raises(ValueError, match="a tokenizer of its own with 540 tokens"):
+        write_single_file(checkpoint, tmp_path / "one.safetensors")
+    write_folder(checkpoint, tmp_path / "int8", torch.int8)
+    evaluator, whole = load_evaluator(tmp_path / "int8"), load_evaluator(path)
+    pictures = torch.stack([((shape(index)[0] + 1) * 127.5).byte() for index in range(4)])
+    assert (evaluator.fit(pictures, CAPTIONS) - whole.fit(pictures, CAPTIONS)).abs().max() < 0.05
+    assert evaluator.fit(pictures, ["a"]).shape == (4, 1)
+
+
+@pytest.mark.parity
+def test_transformers_sees_and_reads_the_same(tmp_path, own_tokenizer):
+    from transformers import CLIPModel, CLIPTokenizer
+
+    path = main(own(tmp_path, own_tokenizer), shape)
+    ours = load_evaluator(path)
+    theirs, tokenizer = CLIPModel.from_pretrained(path).eval(), CLIPTokenizer.from_pretrained(path)
+    pixels = preprocess(torch.stack([shape(index)[0] for index in range(3)]), 32)
+    ids = tokenizer(CAPTIONS, padding="max_length", max_length=16, return_tensors="pt").input_ids
+    with torch.no_grad():
+        found = theirs(input_ids=ids, pixel_values=pixels)
+        expected = ours.clip.logit_scale.exp() * ours.clip.encode_image(pixels) @ ours.read(CAPTIONS).T
+    assert (found.logits_per_image - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_wrong_captions_are_more_columns():
+    """Of a picture's softmax, and of no other; two ways of saying so."""
+    pictures, texts, wrong = (torch.tensor(unit(seed)).float() for seed in (1, 2, 3))
+    by_picture = (2.0 * pictures @ torch.cat([texts, wrong]).T).log_softmax(1).diagonal()
+    by_text = (2.0 * texts @ pictures.T).log_softmax(1).diagonal()
+    found = softmax_loss(pictures, torch.cat([texts, wrong]), torch.tensor(2.0))
+    assert found.item() == pytest.approx(-(by_picture.mean() + by_text.mean()).item() / 2, rel=1e-5)
+    more = sigmoid_loss(pictures, torch.cat([texts, wrong]), torch.tensor(2.0), torch.tensor(-1.0))
+    less = sigmoid_loss(pictures, texts, torch.tensor(2.0), torch.tensor(-1.0))
+    extra = torch.nn.functional.softplus(2.0 * pictures @ wrong.T - 1.0).sum() / 6
+    assert more.item() == pytest.approx((less + extra).item(), rel=1e-5)
+
+
+def test_captions_of_like_length_are_read_alike(tmp_path):
+    """Grouped and cut, as if each stood alone at full length."""
+    model = build(small(tmp_path))
+    ids = torch.tensor([tokenize(text, clip_tokenizer(), 16).ids for text in [*CAPTIONS[:6], "a", "", "fox " * 20]])
+    _, texts = model.encode(ids, torch.zeros(1, 3, 32, 32))
+    assert (texts - model.clip.encode_text(ids)).abs().max() < 1e-5
+
+
+def test_scenes_are_a_source(tmp_path, own_tokenizer, monkeypatch):
+    """With and without wrong captions, of either split: all of it acts."""
+    monkeypatch.setattr("marmo.data.scenes.atlas", drawn_now)
+    first = main(own(tmp_path / "a", own_tokenizer, data="scenes")) / "model.safetensors"
+    wrong = main(own(tmp_path / "b", own_tokenizer, data="scenes", wrong=True)) / "model.safetensors"
+    every = main(own(tmp_path / "c", own_tokenizer, data="scenes", split="all")) / "model.safetensors"
+    assert len({path.read_bytes() for path in (first, wrong, every)}) == 3
+    with pytest.raises(ValueError, match="give --data scenes, or leave out --wrong"):
+        main(small(tmp_path / "d", wrong=True))
+
+
 @pytest.mark.long
 def test_from_a_checkpoint(tmp_path):
     """It begins with the weights that were given, and its first loss says so."""
@@ -125,7 +214,7 @@ def test_wrong_beginnings(tmp_path, stand_in):
     with pytest.raises(ValueError, match="give --data"):
         main(small(tmp_path))
     text = replace(tiny().model.text, vocab_size=100)
-    with pytest.raises(ValueError, match="another vocabulary than the tokenizer's 49408"):
+    with pytest.raises(ValueError, match="a vocabulary of 100 and the tokenizer one of 49408; choose one"):
         build(small(tmp_path, model=replace(tiny().model, text=text)))
 
 
@@ -176,7 +265,7 @@ ACTS = {  # on the weights
     "seed": 1,
 }
 ELSEWHERE = {"folder", "data", "from_", "model", "images", "device", "dtype", "workers", "log_images", "save_images",
-             "keep", "lr_batch", "scaling", "bias"}  # fmt: skip
+             "keep", "lr_batch", "scaling", "bias", "tokenizer", "split", "wrong"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

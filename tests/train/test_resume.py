@@ -102,10 +102,10 @@ def test_no_pickle(straight: dict[str, bytes]) -> None:
     assert not any(data.startswith((b"PK", b"\x80\x02", b"\x80\x04")) for data in straight.values())
 
 
-def kills(folder: Path, count: int, seed: int) -> str:
+def kills(folder: Path, count: int, seed: int, images: int = 240) -> str:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "KILL_SEED": str(seed)}
-    command = [sys.executable, str(TOY), "kill", str(folder), str(count)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+    command = [sys.executable, str(TOY), "kill", str(folder), str(count), str(images)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -118,3 +118,11 @@ def test_kill_9(tmp_path: Path, straight: dict[str, bytes], seed: int) -> None:
     assert result(tmp_path / "killed") == result(tmp_path / "straight") == straight
     newest = max((tmp_path / "killed" / "checkpoints").iterdir())
     assert open_file(newest / "model.safetensors").infos
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX's")
+@pytest.mark.slow
+def test_a_hundred_kills(tmp_path: Path) -> None:
+    """Over a run that is long enough for all of them to fall into it."""
+    assert kills(tmp_path, 100, seed=3, images=4000) == "killed 100, then ended with 0"
+    assert result(tmp_path / "killed") == result(tmp_path / "straight")

@@ -1,7 +1,7 @@
 """A run of seconds with everything in it that must survive: dropout, running statistics, two averages, accumulation.
 
 python tests/train/toy.py plain FOLDER          # one run, alone or under torchrun
-python tests/train/toy.py kill FOLDER COUNT     # runs FOLDER/straight, then FOLDER/killed with so many kill -9
+python tests/train/toy.py kill FOLDER COUNT IMAGES     # FOLDER/straight, then FOLDER/killed with so many kill -9
 """
 
 import os
@@ -79,11 +79,11 @@ def main(config: Config) -> State:
         return state
 
 
-def kill(folder: Path, count: int) -> None:
+def kill(folder: Path, count: int, images: int) -> None:
     """Every run is a fork of this process, which has torch already; prints how many were killed while at work."""
     torch.set_num_threads(1)
-    main(Config(folder=folder / "straight"))
-    config = Config(folder=folder / "killed", pause=0.01)
+    main(Config(folder=folder / "straight", images=images))
+    config = Config(folder=folder / "killed", images=images, pause=0.01)
     chance, killed = random.Random(os.environ.get("KILL_SEED", "0")), 0
     while True:
         child = os.fork()
@@ -101,7 +101,7 @@ def kill(folder: Path, count: int) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "kill":
-        kill(Path(sys.argv[2]), int(sys.argv[3]))
+        kill(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
     else:
         main(Config(folder=Path(sys.argv[2])))
         leave()

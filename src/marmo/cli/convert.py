@@ -16,8 +16,8 @@ class Convert:
     """What to read: a checkpoint file, a diffusers folder, or one network's"""
     target: tyro.conf.Positional[Path]
     """What to write: a name that ends in .safetensors is a single file, any other a folder"""
-    dtype: Literal["float32", "float16", "bfloat16"] | None = None
-    """Of the floating-point weights; as they are by default"""
+    dtype: Literal["float32", "float16", "bfloat16", "int8"] | None = None
+    """Of the floating-point weights; as they are by default.  int8 is small, and for Marmo alone"""
     variant: str | None = None
     """Which of a folder's variants to read, such as fp16"""
     as_variant: str | None = None

@@ -9,9 +9,11 @@ import tyro
 from pydantic import ValidationError
 
 from marmo.cli.convert import Convert
+from marmo.cli.evaluate import Evaluate
 from marmo.cli.generate import Generate
 from marmo.cli.inspect import Inspect
 from marmo.cli.replay import Replay
+from marmo.cli.train import Train
 from marmo.request import explain
 from marmo.version import VERSION
 
@@ -20,6 +22,8 @@ Command = (
     | Annotated[Replay, tyro.conf.subcommand("replay")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
 )
 
 
@@ -32,21 +36,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments == ["--version"]:
         print(f"marmo {VERSION}")
         return
+    if arguments[:1] == ["train"]:
+        sys.exit(_run(Train(tuple(arguments[1:]))))  # whose flags are those of the recipe
     command = tyro.cli(
         Command,  # pyright: ignore[reportArgumentType] a union is a form, not a class
         prog="marmo",
         args=arguments,
-        description="Text to pictures: paint, inspect and convert models.",
+        description="Text to pictures: paint, inspect, convert, train and evaluate models.",
         config=(tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
     )
     sys.exit(_run(command))
 
 
-def _run(command: Generate | Replay | Inspect | Convert) -> int:
+def _run(command: Generate | Replay | Inspect | Convert | Train | Evaluate) -> int:
     try:
         return command.run()
-    except KeyboardInterrupt:
-        return _fail("stopped", 130)
+    except KeyboardInterrupt as stop:
+        return _fail(str(stop) or "stopped", 130)
     except ValidationError as error:
         return _fail(explain(error), 2)
     except OSError as error:

@@ -1,19 +1,20 @@
-"""A stream as one line on the terminal: what happens, how many pictures, steps, time left."""
+"""Work as one line on the terminal: what happens, how many pictures, steps, time left."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from marmo.pipelines.events import Event, Result, Stage, Step
 
+T = TypeVar("T")
+
 
 def watch(events: Iterator[Event], num_images: int, quiet: bool = False) -> Result:
     """Follow a stream to its result.  The line goes to standard error, so that standard output holds results alone."""
     pictures = f"{num_images} picture{'s' * (num_images > 1)}"
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as progress:
+    with _line(quiet) as progress:
         line = progress.add_task("opening", total=None)
         for event in events:
             match event:
@@ -25,3 +26,15 @@ def watch(events: Iterator[Event], num_images: int, quiet: bool = False) -> Resu
                 case Result():
                     return event
     raise AssertionError("a stream ends with its result")
+
+
+def counted(done: Iterable[T], total: int, words: str, quiet: bool = False) -> Iterator[T]:
+    """The same things, with a line that counts them."""
+    with _line(quiet) as progress:
+        yield from progress.track(done, total=total, description=words)
+
+
+def _line(quiet: bool) -> Progress:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True)

@@ -34,6 +34,7 @@ class Caption:
     text: str
     language: Language
     form: Literal["sentence", "tags"]
+    words: Words
 
 
 def caption(scene: Scene, dice: Dice, split: Split = "train") -> Caption:
@@ -47,8 +48,8 @@ def caption(scene: Scene, dice: Dice, split: Split = "train") -> Caption:
     words = _words(scene, dice, language, split)
     grammar = english if language == "en" else chinese
     if form == "tags":
-        return Caption(grammar.tags(scene, words, dice), language, "tags")
-    return Caption(grammar.sentence(scene, words, dice), language, "sentence")
+        return Caption(grammar.tags(scene, words, dice), language, "tags", words)
+    return Caption(grammar.sentence(scene, words, dice), language, "sentence", words)
 
 
 def plain_caption(scene: Scene, language: Language) -> str:

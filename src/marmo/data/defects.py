@@ -78,6 +78,14 @@ def examine_at(items: Items, index: int, min_side: int = MIN_SIDE) -> Examined:
     return examine(item, min_side)
 
 
+def caption_at(items: Items, index: int) -> str:
+    """The caption of an entry, its picture not looked at; empty where there is none that can be read."""
+    try:
+        return _caption(items.item(index), [])
+    except ValueError:
+        return ""
+
+
 @dataclass(frozen=True)
 class Survey:
     """A whole collection, looked at once."""

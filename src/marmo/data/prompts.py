@@ -2,9 +2,10 @@
 
     prompts("seen")                 30 per tag, of scenes that training may draw
     prompts("heldout_colour")       what training never drew
+    prompts(CONTROLS["heldout_colour"])     seen scenes of the same form, to hold it against
 
 They are made from the corpus alone, with seeds that no training uses, so no file holds them.  Each carries its record,
-so the evaluator that checks training pictures checks generated ones.
+so the evaluator that checks training pictures checks generated ones, and a scene that is one right answer.
 """
 
 from collections import defaultdict
@@ -15,7 +16,7 @@ from typing import Literal
 from marmo.data.captions import plain_caption
 from marmo.data.scene import Record, Scene, record
 from marmo.data.scenes import scene
-from marmo.data.splits import Split
+from marmo.data.splits import HELDOUT_COUNT, Split
 
 PROMPT_SEED = -1
 """Trainings count their seeds from 0."""
@@ -24,6 +25,8 @@ TAGS = ("single_object", "colors", "position", "counting")
 
 Part = Literal[
     "seen",
+    "seen_style",
+    "seen_count",
     "heldout_style",
     "heldout_colour",
     "heldout_relation",
@@ -31,6 +34,19 @@ Part = Literal[
     "heldout_language",
     "heldout_concept",
 ]
+
+CONTROLS: dict[Part, Part] = {
+    "heldout_style": "seen_style",
+    "heldout_colour": "seen",
+    "heldout_relation": "seen",
+    "heldout_count": "seen_count",
+    "heldout_language": "seen",
+    "heldout_concept": "seen",
+}
+"""What a held-out part is compared with: the same tags, without the shapes, for no held-out part has any."""
+
+SEARCHED: dict[Part, int] = {"seen_count": 80}
+"""Scenes drawn for each prompt of a tag, where 40 are too few."""
 
 
 @dataclass(frozen=True)
@@ -43,26 +59,53 @@ class Prompt:
     is_shape: bool
     style: str | None
     """To be asked for in the prompt where the split is about style: `en` and `zh` leave it open elsewhere."""
+    scene: Scene
+    """One right answer."""
 
 
 def prompts(part: Part, per_tag: int = 30) -> Sequence[Prompt]:
-    """`per_tag` prompts for each tag that the split has, tags in GenEval's order, all different."""
-    split: Split = "train" if part == "seen" else part
+    """`per_tag` prompts for each tag that the part has, tags in GenEval's order, all different.
+
+    More of them begin with the same ones.
+    """
     found: dict[str, dict[str, Prompt]] = defaultdict(dict)
-    for index in range(per_tag * 40):
-        prompt = _prompt(scene(PROMPT_SEED, index, split), part)
+    for index in range(per_tag * SEARCHED.get(part, 40)):
+        shown = scene(PROMPT_SEED, index, _split(part))
+        if not _belongs(shown, part):
+            continue
+        prompt = _prompt(shown, part)
         mine = found[prompt.record["tag"]]
         if len(mine) < per_tag:
             mine.setdefault(prompt.en, prompt)
     return [prompt for tag in TAGS for prompt in found[tag].values()]
 
 
+def _split(part: Part) -> Split:
+    match part:
+        case "seen" | "seen_style" | "seen_count":
+            return "train"
+        case _:
+            return part
+
+
+def _belongs(shown: Scene, part: Part) -> bool:
+    is_drawn = not shown.things[0].is_shape
+    match part:
+        case "seen_style":
+            return is_drawn and shown.kind == "single"
+        case "seen_count":
+            return is_drawn and shown.kind == "count" and len(shown.things) == HELDOUT_COUNT
+        case _:
+            return True
+
+
 def _prompt(shown: Scene, part: Part) -> Prompt:
     style = shown.things[0].style
+    names_style = part in ("seen_style", "heldout_style")
     en, zh = plain_caption(shown, "en"), plain_caption(shown, "zh")
-    if part == "heldout_style" and style is not None:
+    if names_style and style is not None:
         en, zh = f"{en} in {style.capitalize()} style", f"{zh}，{style.capitalize()}风格"
     truth = record(shown)
-    if part != "heldout_style":
+    if not names_style:
         truth.pop("style", None)  # the sentence leaves it open
-    return Prompt(en, zh, truth, shown.things[0].is_shape, style if part == "heldout_style" else None)
+    return Prompt(en, zh, truth, shown.things[0].is_shape, style if names_style else None, shown)

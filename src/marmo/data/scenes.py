@@ -67,8 +67,12 @@ def sample(seed: int, index: int, split: Split = "train") -> Sample:
     shown = scene(seed, index, split)
     if split == "train":
         assert not broken_rules(shown), f"training scene {seed}/{index} is held out"
-    words = caption(shown, Dice(f"{corpus().version}/caption/{split}/{seed}/{index}"), split)
-    return Sample(shown, words, record(shown))
+    return Sample(shown, caption(shown, caption_dice(seed, index, split), split), record(shown))
+
+
+def caption_dice(seed: int, index: int, split: Split = "train") -> Dice:
+    """What decides how a sample is told; the same dice tell another scene in the same manner."""
+    return Dice(f"{corpus().version}/caption/{split}/{seed}/{index}")
 
 
 def render(scene: Scene, size: int, device: torch.device | str = "cpu") -> Tensor:
@@ -146,14 +150,14 @@ def _propose(dice: Dice, kind: Kind, from_shapes: bool, split: Split) -> Scene:
     relation: Relation | None = None
     match kind:
         case "single":
-            things = (layout.alone(_thing(dice, _pool(kind, from_shapes, split), style, split), dice),)
+            things = (layout.alone(_thing(dice, pool(kind, from_shapes, split), style, split), dice),)
         case "pair":
-            first, second = _two(dice, _pool(kind, from_shapes, split), style, split)
+            first, second = _two(dice, pool(kind, from_shapes, split), style, split)
             relation = "left" if dice.chance(0.5) else "above"
             things = layout.two(first, second, relation, dice)
         case "count":
             number = HELDOUT_COUNT if split == "heldout_count" else 1 + int(dice.uniform(0, 6))
-            things = layout.several(_thing(dice, _pool(kind, from_shapes, split), style, split), number, dice)
+            things = layout.several(_thing(dice, pool(kind, from_shapes, split), style, split), number, dice)
     background = backgrounds.pick(dice, tuple(_tone(thing) for thing in things))
     return Scene(kind, things, background, relation)
 
@@ -185,7 +189,7 @@ def _colours(concept: str, split: Split) -> Sequence[str]:
 
 
 @cache
-def _pool(kind: Kind, from_shapes: bool, split: Split) -> tuple[Concept, ...]:
+def pool(kind: Kind, from_shapes: bool, split: Split = "train") -> tuple[Concept, ...]:
     """The concepts that can stand in such a scene."""
     concepts, held = (shape_concepts() if from_shapes else corpus().concepts), held_out()
     match split:

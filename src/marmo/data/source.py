@@ -15,7 +15,11 @@ from marmo.data.order import Shuffle
 Pair = tuple[Tensor, str]
 """A picture 3 H W in [-1, 1], and its caption."""
 
+Contrasted = tuple[Tensor, str, str]
+"""A picture, its caption, and a caption that is wrong of it."""
+
 Source = Callable[[int], Pair]
+ContrastedSource = Callable[[int], Contrasted]
 
 
 def shuffled(pairs: Iterable[Pair], seed: int) -> Source:

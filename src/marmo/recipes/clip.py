@@ -1,20 +1,24 @@
 """CLIP: two towers learn which caption belongs to which picture.
 
     python -m marmo.recipes.clip base --data pictures/ --folder out/clip
+    python -m marmo.recipes.clip evaluator --data scenes --tokenizer out/tokenizer/tokenizer --folder out/evaluator
     torchrun --nproc-per-node 8 -m marmo.recipes.clip base --data shards/ --folder out/clip --batch-size 4096
 
 Radford et al. 2021 (https://arxiv.org/abs/2103.00020), figure 3; the sigmoid loss is that of Zhai et al. 2023
 (https://arxiv.org/abs/2303.15343), which needs no large batch.  The negatives of every picture are the captions of all
-ranks.  The result, `clip.safetensors`, has OpenAI's names, so other programs open it too.
+ranks; where the pictures are scenes, also captions that are wrong by one fact (`marmo.data.contrast`).  The result,
+`clip.safetensors`, has OpenAI's names, so other programs open it too; with a tokenizer of its own it is a folder.
 
 Hardware and numbers: the published ViT-B/32 took 36 hours of 128 A100 and 12.8 billion images (open_clip, LAION-400M,
 batch 32,768) for 63 % on ImageNet; 15 million pairs of YFCC give 33 % (RN50).  `tiny()` learns to tell 24 drawn shapes
 apart in about 10 seconds of one CPU core: docs/training.md has the measured numbers.
 
-Shapes: B pairs of this rank, R ranks, T tokens, S side of the image tower's pictures, E width of the shared space.
+Shapes: B pairs of this rank, R ranks, T tokens, S side of the image tower's pictures, E width of the shared space; K
+is B, or 2B with the wrong captions after the right ones.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -24,12 +28,14 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
 
-from marmo.data.source import Pair, Source
+from marmo.data.source import Contrasted, ContrastedSource, Pair, Source
+from marmo.data.splits import Split
 from marmo.models.clip import VIT_B_32, Clip, ClipConfig, preprocess
+from marmo.models.clip_resnet import ClipResNetConfig
 from marmo.models.clip_text import ClipTextConfig
 from marmo.models.clip_vision import ClipVisionConfig
 from marmo.nn.transformer import PreNormBlock
-from marmo.text.bpe import clip_tokenizer
+from marmo.text.bpe import ClipTokenizer, clip_tokenizer
 from marmo.text.prompt import tokenize
 from marmo.train import ema, optim, ranks
 from marmo.train.run import Run, leave, start
@@ -42,6 +48,9 @@ from marmo.weights.store import from_state
 LARGEST_SCALE = 100.0  # Radford et al. 2021, section 2.5
 SIGMOID_SCALE = 10.0  # Zhai et al. 2023, section 3.2
 
+LENGTHS = 4
+"""Groups of captions of like length."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -49,8 +58,14 @@ class Config:
 
     folder: Path = Path("out/clip")
     """Where checkpoints, log and result go; a folder that has them goes on"""
-    data: Path | None = None
-    """Captioned pictures: a folder, a .tar or a folder of them, or a saved `datasets` folder"""
+    data: Literal["scenes"] | Path | None = None
+    """Captioned pictures: a folder, a .tar or a folder of them, or a saved `datasets` folder; or Marmo's own scenes"""
+    split: Split = "train"
+    """Of the scenes"""
+    wrong: bool = False
+    """Of the scenes, learn also from a caption for each that is wrong by one fact"""
+    tokenizer: Path | None = None
+    """A folder that the recipe `tokenizer` wrote; CLIP's own by default"""
     from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """A CLIP to begin with; its own config takes the place of `model`"""
     model: ClipConfig = VIT_B_32
@@ -113,6 +128,39 @@ def tiny() -> Config:
     )
 
 
+def evaluator() -> Config:
+    """Judges pictures of scenes and so knows all of them; about an hour of one CPU core, see docs/training.md"""
+    text = ClipTextConfig(width=128, num_layers=2, num_heads=2, vocab_size=4096, context_length=48)
+    image = ClipResNetConfig(width=16, depths=(1, 1, 1, 1), image_size=64, embed_width=128)
+    return replace(
+        tiny(),
+        model=ClipConfig(text=text, image=image),
+        data="scenes",
+        split="all",
+        wrong=True,
+        images=400_000,
+        batch_size=64,
+        schedule="constant",
+        warmup=1280,
+        tail=40_000,
+        seed=-1000,  # generators count theirs from 0
+        device=None,
+        dtype=None,
+        workers=1,
+        log_images=640,
+        save_images=6400,
+    )
+
+
+def presets() -> Mapping[str, tuple[str, Config]]:
+    """By name, with a line of help."""
+    return {
+        "base": ("ViT-B/32", Config()),
+        "tiny": (str(tiny.__doc__), tiny()),
+        "evaluator": (str(evaluator.__doc__), evaluator()),
+    }
+
+
 class Contrast(nn.Module):
     """A CLIP and what only its training needs: the bias of the sigmoid loss."""
 
@@ -122,8 +170,15 @@ class Contrast(nn.Module):
         self.bias = nn.Parameter(torch.tensor(bias))
 
     def encode(self, ids: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Token ids B T, pictures B 3 S S -> vectors of the pictures and of the texts, B E each, float32."""
-        return self.clip.encode_image(pixels).float(), self.clip.encode_text(ids).float()
+        """Token ids K T, pictures B 3 S S -> vectors of the pictures and of the texts, B E and K E, float32."""
+        return self.clip.encode_image(pixels).float(), self._encode_text(ids).float()
+
+    def _encode_text(self, ids: Tensor) -> Tensor:
+        """Captions of like length together, since nothing looks at what comes after the end.  K T -> K E"""
+        lengths = ids.argmax(1) + 1  # K
+        order = lengths.argsort(stable=True)  # K
+        parts = [self.clip.encode_text(ids[part, : int(lengths[part[-1]])]) for part in order.chunk(LENGTHS)]
+        return torch.cat(parts)[order.argsort()]  # K E
 
 
 def build(config: Config) -> Contrast:
@@ -136,13 +191,25 @@ def build(config: Config) -> Contrast:
         raise ValueError(f"{config.from_} brings its own model: give either --from or --model")
     else:
         model = Contrast(_opened(config.from_), config.bias)
-    if model.clip.config.text.vocab_size != clip_tokenizer().vocab_size:
-        raise ValueError(f"the text tower has another vocabulary than the tokenizer's {clip_tokenizer().vocab_size}")
+    tokens, size = model.clip.config.text.vocab_size, tokenizer_of(config).vocab_size
+    if tokens != size:
+        raise ValueError(f"the text tower has a vocabulary of {tokens} and the tokenizer one of {size}; choose one")
     return model
 
 
+def tokenizer_of(config: Config) -> ClipTokenizer:
+    """The one that is given, or that of the CLIP to begin with, or OpenAI's."""
+    folder = config.tokenizer
+    if folder is None and config.from_ is not None:
+        folder = open_checkpoint(config.from_).tokenizer
+    return clip_tokenizer() if folder is None else ClipTokenizer.from_folder(folder)
+
+
 def loss(model: Contrast, pictures: Tensor, texts: Tensor, kind: Literal["softmax", "sigmoid"]) -> Tensor:
-    """This rank's share of the loss, whose mean over the ranks is the loss of the whole batch.  B E each -> no axes."""
+    """This rank's share of the loss, whose mean over the ranks is the loss of the whole batch.
+
+    Pictures B E, texts K E -> no axes.
+    """
     scale = model.clip.logit_scale.exp()
     if kind == "softmax":
         return softmax_loss(pictures, texts, scale)
@@ -150,46 +217,46 @@ def loss(model: Contrast, pictures: Tensor, texts: Tensor, kind: Literal["softma
 
 
 def softmax_loss(pictures: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
-    """Radford et al. 2021, figure 3: each picture among all captions, each caption among all pictures."""
+    """Radford et al. 2021, figure 3: each picture among all captions, each right caption among all pictures."""
     own = _own(pictures)  # B
-    by_picture = scale * pictures @ ranks.gather(texts).T  # B RB
-    by_text = scale * texts @ ranks.gather(pictures).T  # B RB
+    by_picture = scale * pictures @ _of_all(texts, len(pictures)).T  # B RK
+    by_text = scale * texts[: len(pictures)] @ ranks.gather(pictures).T  # B RB
     return (F.cross_entropy(by_picture, own) + F.cross_entropy(by_text, own)) / 2
 
 
 def sigmoid_loss(pictures: Tensor, texts: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """Zhai et al. 2023, algorithm 1: every pair by itself, whether it belongs together."""
-    logits = scale * pictures @ ranks.gather(texts).T + bias  # B RB
-    signs = 2 * F.one_hot(_own(pictures), logits.shape[1]) - 1  # B RB
+    logits = scale * pictures @ _of_all(texts, len(pictures)).T + bias  # B RK
+    signs = 2 * F.one_hot(_own(pictures), logits.shape[1]) - 1  # B RK
     return -F.logsigmoid(signs * logits).sum() / len(logits)
 
 
 def accuracy(pictures: Tensor, texts: Tensor) -> Tensor:
-    """How often a picture's own caption is the nearest of this rank's part.  B E each -> no axes."""
+    """How often a picture's own caption is the nearest of this rank's part.  B E, K E -> no axes."""
     nearest = (pictures @ texts.T).argmax(1)
-    return (nearest == torch.arange(len(texts), device=texts.device)).float().mean()
+    return (nearest == torch.arange(len(pictures), device=texts.device)).float().mean()
 
 
-def main(config: Config, source: Source | None = None) -> Path:
-    """Train, or go on; returns the file that holds the CLIP.
+def main(config: Config, source: Source | ContrastedSource | None = None) -> Path:
+    """Train, or go on; returns the file or folder that holds the CLIP.
 
     Args:
         source: captioned pictures by position; those of `config.data` by default.
     """
     with start(config) as run:
-        model = build(config).to(run.device)
+        model, tokenizer = _laid_out(build(config).to(run.device)), tokenizer_of(config)
         averages = {} if config.ema is None else {"power": ema.Average(model, ema.power(config.ema))}
         optimizer = optim.adamw(model, config.betas, config.eps, config.weight_decay)
         learner = Learner(model, optimizer, averages, batch_size=config.batch_size, clip=config.clip)
         state = State({"model": learner})
         run.restore(state)
         if source is None:
-            source = _source(config, model.clip.config.image.image_size)
+            source = _source(config, model.clip.config.image.image_size, run.device)
         peak = optim.scaled(config.lr, config.batch_size, config.lr_batch, config.scaling)
 
-        for pairs in run.batches(source, state):
+        for rows in run.batches(source, state):
             with run.autocast():
-                pictures, texts = model.encode(*_batch(pairs, model.clip, run))
+                pictures, texts = model.encode(*_batch(rows, model.clip, tokenizer, run))
             value = loss(model, pictures, texts, config.loss)
             lr = optim.rate(peak, state.images, config.images, config.schedule, config.warmup, config.tail)
             state.step(value, lr)
@@ -201,23 +268,47 @@ def main(config: Config, source: Source | None = None) -> Path:
                 run.log(state, loss=value, accuracy=accuracy(pictures, texts), scale=scale, norm=learner.norm, lr=lr)
             if run.every(config.save_images, state):
                 run.save(state)
-        return _export(run, averages["power"].model if averages else model)
+        return _export(run, averages["power"].model if averages else model, tokenizer)
 
 
-def _source(config: Config, size: int) -> Source:
-    if config.data is None:
-        raise ValueError("there is nothing to learn from: give --data")
-    from marmo.data.pictures import open_pictures  # reads picture records, too, and so needs pydantic
+def _source(config: Config, size: int, device: torch.device) -> Source | ContrastedSource:
+    if config.wrong and config.data != "scenes":
+        raise ValueError("only of scenes it is known what would be wrong: give --data scenes, or leave out --wrong")
+    match config.data:
+        case None:
+            raise ValueError("there is nothing to learn from: give --data")
+        case "scenes":
+            from marmo.data.scene_source import scene_source
 
-    return open_pictures(config.data, seed=config.seed, size=size)
+            scenes = scene_source(config.seed, size, config.split, device)
+            return scenes if config.wrong else lambda position: scenes(position)[:2]
+        case Path() as path:
+            from marmo.data.pictures import open_pictures  # reads picture records, too, and so needs pydantic
+
+            return open_pictures(path, seed=config.seed, size=size)
 
 
-def _batch(pairs: list[Pair], clip: Clip, run: Run) -> tuple[Tensor, Tensor]:
-    """Token ids B T and pictures B 3 S S on the run's device."""
-    tokenizer, length = clip_tokenizer(), clip.config.text.context_length
-    ids = torch.tensor([tokenize(caption, tokenizer, length).ids for _, caption in pairs])
-    pixels = torch.stack([picture for picture, _ in pairs]).to(run.device)
-    return ids.to(run.device), preprocess(pixels, clip.config.image.image_size)
+def _batch(rows: Sequence[Pair | Contrasted], clip: Clip, tokenizer: ClipTokenizer, run: Run) -> tuple[Tensor, Tensor]:
+    """Token ids K T and pictures B 3 S S on the run's device."""
+    texts = [row[1] for row in rows] + [row[2] for row in rows if len(row) > 2]
+    ids = torch.tensor([tokenize(text, tokenizer, clip.config.text.context_length).ids for text in texts])
+    pixels = torch.stack([row[0] for row in rows]).to(run.device)
+    pixels = preprocess(pixels, clip.config.image.image_size)
+    return ids.to(run.device), pixels.contiguous(memory_format=torch.channels_last)
+
+
+def _of_all(texts: Tensor, count: int) -> Tensor:
+    """The right captions of all ranks, then the wrong ones.  K E -> RK E"""
+    right, wrong = texts[:count], texts[count:]
+    return torch.cat([ranks.gather(right), ranks.gather(wrong)]) if len(wrong) else ranks.gather(right)
+
+
+def _laid_out(model: Contrast) -> Contrast:
+    """Convolutions with their channels last, which processors of both kinds prefer."""
+    for parameter in model.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return model
 
 
 def _own(rows: Tensor) -> Tensor:
@@ -250,19 +341,22 @@ def _opened(path: Path) -> Clip:
     return clip
 
 
-def _export(run: Run, model: nn.Module) -> Path:
-    """A single file with OpenAI's names, or a folder as transformers has it for what names cannot tell."""
+def _export(run: Run, model: nn.Module, tokenizer: ClipTokenizer) -> Path:
+    """A single file with OpenAI's names; a folder as transformers has it for what these cannot tell."""
     assert isinstance(model, Contrast)
     clip, form = model.clip, written("clip", "original")
     part = Part(form, clip.config, from_state(clip.state_dict()))
-    told = clip.config.text.activation == "quick_gelu"
+    own = tokenizer.vocab_size != clip_tokenizer().vocab_size
+    told = clip.config.text.activation == "quick_gelu" and not own
     path = run.folder / ("clip.safetensors" if told else "clip")
     write = write_single_file if told else write_folder
     if run.is_main:
         write(Checkpoint(path, "clip", {"clip": part}, (path,)), path)
+        if own:
+            tokenizer.save(path, clip.config.text.context_length)
     return path
 
 
 if __name__ == "__main__":
-    main(tyro.extras.overridable_config_cli({"base": ("ViT-B/32", Config()), "tiny": (str(tiny.__doc__), tiny())}))
+    main(tyro.extras.overridable_config_cli(dict(presets())))
     leave()

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer: text to byte-pair ids and back, without PyTorch.
+"""CLIP's tokenizer: text to byte-pair ids and back, without PyTorch; with OpenAI's merges or others of the same form.
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (2103.00020), section 2.4.
 Text is brought to Unicode's NFC, lower-cased and split into words, single digits and runs of signs.  Each such piece
@@ -19,7 +19,7 @@ from functools import cache, lru_cache
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import cast
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -32,24 +32,29 @@ END_TEXT = "<|endoftext|>"
 # OpenAI's published pattern: English endings, words, single digits, runs of signs.  Whitespace only separates.
 PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 SURROGATE = re.compile("[\ud800-\udfff]")
+NUM_FIXED = 514
+"""Ids that are no merges: the bytes, twice, start and end."""
 
 
 @dataclass(frozen=True, eq=False)
 class ClipTokenizer:
-    """Text to CLIP's ids and back; `clip_tokenizer()` makes the usual one.
+    """Text to ids and back; `clip_tokenizer()` makes the usual one.
 
     `pad` is the id that fills a prompt up: the end token, or 0 ("!") for the OpenCLIP encoders of SD 2 and SDXL.
     """
 
-    START: ClassVar[int] = 49406
-    END: ClassVar[int] = 49407
-
     backend: Tokenizer = field(repr=False)
-    pad: int = END
+    pad: int
 
     def __post_init__(self) -> None:
         if not 0 <= self.pad < self.vocab_size:
             raise ValueError(f"pad must lie between 0 and {self.vocab_size - 1}, got {self.pad}")
+
+    @classmethod
+    def from_merges(cls, merges: Sequence[Pair]) -> "ClipTokenizer":
+        """A tokenizer of 514 + len(merges) ids; a merge joins two symbols that are bytes or earlier merges."""
+        backend = _build(list(merges))
+        return cls(backend, backend.get_vocab_size() - 1)
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "ClipTokenizer":
@@ -61,6 +66,15 @@ class ClipTokenizer:
     @property
     def vocab_size(self) -> int:
         return self.backend.get_vocab_size()
+
+    @property
+    def START(self) -> int:
+        return self.vocab_size - 2
+
+    @property
+    def END(self) -> int:
+        """The largest id, by which `ClipText.pool` finds it."""
+        return self.vocab_size - 1
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, as many as it takes, without start and end."""
@@ -80,14 +94,18 @@ class ClipTokenizer:
             raise ValueError(f"ids must lie between 0 and {last}, got {min(ids)} to {max(ids)}")
         return self.backend.decode(ids, skip_special_tokens=False).replace("</w>", " ").strip()
 
-    def save(self, folder: str | Path) -> None:
-        """Writes the `tokenizer/` of a diffusers folder: four files, which transformers opens as `CLIPTokenizer`."""
+    def save(self, folder: str | Path, length: int = 77) -> None:
+        """Writes the `tokenizer/` of a diffusers folder: four files, which transformers opens as `CLIPTokenizer`.
+
+        Args:
+            length: ids of a whole prompt, to which other programs cut it.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.backend.model.save(str(folder))  # vocab.json, merges.txt
         specials = self._special_tokens()
         typed = {role: {"__type": "AddedToken", **token} for role, token in specials.items()}
-        config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, **typed}
+        config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": length, **typed}
         _write_json(folder / "special_tokens_map.json", specials)
         _write_json(folder / "tokenizer_config.json", config)
 
@@ -103,7 +121,7 @@ def clip_tokenizer() -> ClipTokenizer:
     """The tokenizer of OpenAI's CLIP and of everything built on it; made once, in about 0.1 s."""
     packed = files("marmo.text").joinpath("clip_merges.txt.gz").read_bytes()
     lines = gzip.decompress(packed).decode("utf-8").splitlines()
-    return ClipTokenizer(_build([(first, second) for first, second in map(str.split, lines)]))
+    return ClipTokenizer.from_merges([(first, second) for first, second in map(str.split, lines)])
 
 
 @lru_cache(maxsize=4)
@@ -130,17 +148,19 @@ def _build(merges: list[Pair]) -> Tokenizer:
 
 def _number(merges: list[Pair]) -> dict[str, int]:
     """Symbol to id: the bytes, the bytes that end a piece, the merges, start and end."""
-    symbols = _byte_symbols()
-    symbols += [symbol + "</w>" for symbol in symbols]
-    symbols += [first + second for first, second in merges]
-    return {symbol: index for index, symbol in enumerate([*symbols, START_TEXT, END_TEXT])}
+    symbols = [*byte_symbols(), *(first + second for first, second in merges), START_TEXT, END_TEXT]
+    return {symbol: index for index, symbol in enumerate(symbols)}
 
 
-def _byte_symbols() -> list[str]:
-    """One printable character for each byte, in OpenAI's order: the printable bytes, then stand-ins for the others."""
+def byte_symbols() -> list[str]:
+    """What merges begin with: a printable character for each byte, then the same with `</w>`, in OpenAI's order.
+
+    The printable bytes stand for themselves and come first, stand-ins for the others follow.
+    """
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     num_others = 256 - len(printable)
-    return [chr(code) for code in [*printable, *range(256, 256 + num_others)]]
+    symbols = [chr(code) for code in [*printable, *range(256, 256 + num_others)]]
+    return symbols + [symbol + "</w>" for symbol in symbols]
 
 
 def _without_surrogates(text: str) -> str:
@@ -152,10 +172,10 @@ def _read_merges(folder: Path) -> list[Pair]:
     """The merges of a folder, whose vocabulary must be CLIP's numbering of them."""
     path, vocab, merges = _read_model(folder)
     known = _number(merges)
-    complete = len(known) == ClipTokenizer.END + 1 and known.keys() >= set(chain.from_iterable(merges))
+    complete = len(known) == NUM_FIXED + len(merges) and known.keys() >= set(chain.from_iterable(merges))
     if vocab != known or not complete:
-        allowed = "256 bytes, the same with </w>, 48894 merges, start and end, in this order"
-        raise ValueError(f"{path} is not CLIP's vocabulary, which numbers {allowed}")
+        allowed = f"256 bytes, the same with </w>, the {len(merges)} merges, start and end, in this order"
+        raise ValueError(f"{path} is not a vocabulary of CLIP's form, which numbers {allowed}")
     return merges
 
 
@@ -200,7 +220,7 @@ def _read_pad(folder: Path, vocab: dict[str, int]) -> int:
                 return vocab[token]
             case other:
                 raise ValueError(f"{path}: pad_token must be a token of the vocabulary, got {other!r}")
-    return ClipTokenizer.END
+    return vocab[END_TEXT]
 
 
 def _read_json(path: Path) -> dict[str, object]:

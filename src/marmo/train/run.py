@@ -21,12 +21,15 @@ import hashlib
 import json
 import math
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import torch
@@ -35,6 +38,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from marmo.files.atomic import atomic_write
+from marmo.files.lock import held
 from marmo.nn.device import best_dtype, choose_device
 from marmo.train import checkpoint, ranks
 from marmo.train.feed import feed
@@ -88,6 +92,35 @@ class RunConfig(Protocol):
         ...
 
 
+class Stopped(KeyboardInterrupt):
+    """The run was asked to end and has saved what it had; the message says how to go on."""
+
+
+class Stop:
+    """Set by the first Ctrl-C or SIGTERM; the second one ends the process where it stands."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+    @contextmanager
+    def listening(self) -> Generator[None]:
+        """Take the signals until the block ends; only a main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._set) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _set(self, number: int, frame: FrameType | None) -> None:
+        self.is_set = True
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        os.write(2, b"\nstopping after this update and saving; once more to stop at once\n")  # print may be busy
+
+
 @dataclass
 class Run:
     """One run in one folder, as one of its processes sees it."""
@@ -100,6 +133,8 @@ class Run:
     started: float = field(default_factory=time.monotonic)
     note: str = ""
     """What the progress bar says."""
+    stop: "Stop" = field(default_factory=lambda: Stop())
+    """Whether somebody wants the run to end."""
 
     @property
     def folder(self) -> Path:
@@ -130,6 +165,7 @@ class Run:
         with closing(parts), self._progress() as progress:
             line = progress.add_task("training", total=self.config.images, completed=state.images)
             while state.images < self.config.images:
+                self._heed(state)
                 items = next(parts)
                 self._seed(state.position)
                 yield items
@@ -179,6 +215,13 @@ class Run:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write(path, cast_tensors(from_state(average.model.state_dict()), torch.float16))
 
+    def _heed(self, state: State) -> None:
+        """Leave with a checkpoint, between two updates, if any rank was asked to stop."""
+        if state.main.pending == 0 and sum(ranks.means([float(self.stop.is_set)], self.device)) > 0:
+            if state.images:
+                self.save(state)
+            raise Stopped(f"stopped after {state.images} images; the same command goes on from there")
+
     def _seed(self, position: int) -> None:
         digest = hashlib.blake2b(f"{self.config.seed} {ranks.rank()} {position}".encode(), digest_size=8).digest()
         torch.manual_seed(int.from_bytes(digest) >> 1)  # pyright: ignore[reportUnknownMemberType]
@@ -193,17 +236,21 @@ class Run:
 def start(config: RunConfig) -> Generator[Run]:
     """Join the other ranks, open the folder, seed torch; at the end write `done.json`.
 
-    Raises `ValueError` for a device or dtype that is not there, and for a folder in which another config has trained.
+    Raises `ValueError` for a device or dtype that is not there, for a folder in which another config has trained, and
+    for one in which another run is at work.
     """
     device = _device(config.device)
     dtype = _dtype(config.dtype, device)
-    with ranks.joined(device):
+    with ranks.joined(device), ExitStack() as stack:
         run = Run(config, device, dtype, _as_json(config))
         if run.is_main:
+            config.folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(config.folder))
             _open_folder(run)
         ranks.barrier()
         torch.manual_seed(config.seed)  # pyright: ignore[reportUnknownMemberType]
-        yield run
+        with run.stop.listening():
+            yield run
         ranks.barrier()
         if run.is_main:
             seconds = round(time.monotonic() - run.started, 1)
@@ -223,9 +270,8 @@ def leave() -> None:
 
 
 def _open_folder(run: Run) -> None:
-    """Make the folder or find the same config in it; the free fields are written anew."""
+    """Find no config in the folder, or the same one; the free fields are written anew."""
     folder = run.folder
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.json"
     known = cast(dict[str, object], json.loads(path.read_bytes())) if path.exists() else run.record
     keys = (known.keys() | run.record.keys()) - FREE

@@ -16,6 +16,7 @@ from marmo.weights.folders import open_part, part_files
 from marmo.weights.forms import Form, Json, Network, NetworkConfig, expected, recognise
 from marmo.weights.keymap import to_ours
 from marmo.weights.maps.compvis import LEFTOVERS
+from marmo.weights.quantize import expanded
 from marmo.weights.store import MAX_HEADER, Tensors, open_file, select
 
 SINGLE_FILE: Mapping[Network, str] = {
@@ -76,8 +77,9 @@ def open_checkpoint(path: Path, variant: str | None = None) -> Checkpoint:
     if (path / "model_index.json").is_file():
         return _open_folder(path, variant)
     if (path / "config.json").is_file():
-        part, files = _open_component(path, variant)
-        return Checkpoint(path, f"{part.network} folder", {part.network: part}, files, metadata=part.tensors.metadata)
+        return _alone(path, "folder", *_open_component(path, variant))
+    if (path / "vocab.json").is_file():  # a network whose names tell its config, and its tokenizer
+        return _alone(path, "folder", _part(path, open_part(path, variant), None), part_files(path, variant))
     raise ValueError(f"{path} holds no model: neither model_index.json nor config.json is in it")
 
 
@@ -86,7 +88,19 @@ def _open_single(path: Path) -> Checkpoint:
     if any(name.startswith(SINGLE_FILE["unet"]) for name in tensors.infos):
         return Checkpoint(path, "single file", _split(path, tensors), (path,), metadata=tensors.metadata)
     part = _part(path, tensors, _read_json(path.parent / "config.json") if _has_config(path) else None)
-    return Checkpoint(path, f"{part.network} file", {part.network: part}, (path,), metadata=tensors.metadata)
+    return _alone(path, "file", part, (path,))
+
+
+def _alone(path: Path, layout: str, part: Part, files: tuple[Path, ...]) -> Checkpoint:
+    """One network; a tokenizer in its folder belongs to it."""
+    return Checkpoint(
+        path,
+        f"{part.network} {layout}",
+        {part.network: part},
+        files,
+        tokenizer=path if (path / "vocab.json").is_file() else None,
+        metadata=part.tensors.metadata,
+    )
 
 
 def _split(path: Path, tensors: Tensors) -> dict[Network, Part]:
@@ -140,6 +154,7 @@ def _open_component(folder: Path, variant: str | None) -> tuple[Part, tuple[Path
 
 def _part(path: Path, tensors: Tensors, config_json: Json | None, network: Network | None = None) -> Part:
     """The network that these tensors are; `network` if the place says what it must be."""
+    tensors = expanded(tensors, path)
     form = recognise(tensors.infos)
     if form is None or network not in (None, form.network):
         wanted = f"no {network}" if network else "no network that Marmo knows"

@@ -9,11 +9,15 @@ from pathlib import Path
 import torch
 
 from marmo.files.atomic import atomic_write
+from marmo.models.clip import ClipConfig
+from marmo.models.clip_resnet import ClipResNetConfig
+from marmo.models.clip_text import ClipTextConfig
 from marmo.text.bpe import ClipTokenizer, clip_tokenizer
 from marmo.weights.checkpoint import FOLDER, METADATA_FILE, SINGLE_FILE, Checkpoint, Part
 from marmo.weights.folders import write_sharded
 from marmo.weights.forms import Family, Json, Network, NetworkConfig, written
 from marmo.weights.keymap import to_theirs
+from marmo.weights.quantize import quantized
 from marmo.weights.store import Tensors, cast, join, prefixed, write
 
 STEMS: Mapping[Network, str] = {"text": "model", "clip": "model", "dinov2": "model"}
@@ -87,7 +91,10 @@ def write_folder(
         variant: stands in the names of the weight files, such as fp16.
     """
     if len(checkpoint.parts) == 1:
-        _write_component(next(iter(checkpoint.parts.values())), folder, dtype, max_shard_bytes, variant)
+        part = next(iter(checkpoint.parts.values()))
+        _write_component(part, folder, dtype, max_shard_bytes, variant)
+        if checkpoint.tokenizer:
+            _tokenizer(checkpoint).save(folder, _context_length(part.config))
         return
     for network, part in checkpoint.parts.items():
         bare = replace(part, tensors=replace(part.tensors, metadata={}))  # METADATA_FILE has it
@@ -104,10 +111,14 @@ def write_folder(
 def _write_component(
     part: Part, folder: Path, dtype: torch.dtype | None, max_shard_bytes: int, variant: str | None
 ) -> None:
+    stem = STEMS.get(part.network, "diffusion_pytorch_model")
+    if isinstance(part.config, ClipConfig) and isinstance(part.config.image, ClipResNetConfig):
+        # transformers has no such network; OpenAI's names tell its config.
+        write_sharded(folder, stem, _foreign(part, "original", dtype), max_shard_bytes, variant)
+        return
     to_json = written(part.network, "diffusers").to_json
     assert to_json is not None
-    tensors, stem = _foreign(part, "diffusers", dtype), STEMS.get(part.network, "diffusion_pytorch_model")
-    write_sharded(folder, stem, tensors, max_shard_bytes, variant)
+    write_sharded(folder, stem, _foreign(part, "diffusers", dtype), max_shard_bytes, variant)
     _write_json(folder / "config.json", to_json(part.config))
 
 
@@ -121,7 +132,9 @@ def _check_that_names_tell(checkpoint: Checkpoint) -> None:
     ]
     scheduler = {**SCHEDULER, **checkpoint.scheduler}
     untold += [f"{name} {scheduler[name]}" for name in NOISE if (scheduler.get(name) or None) != SCHEDULER.get(name)]
-    if (pad := _tokenizer(checkpoint).pad) != clip_tokenizer().pad:
+    if (size := _tokenizer(checkpoint).vocab_size) != clip_tokenizer().vocab_size:
+        untold.append(f"a tokenizer of its own with {size} tokens")
+    elif (pad := _tokenizer(checkpoint).pad) != clip_tokenizer().pad:
         untold.append(f"padding with token {pad}")
     if untold:
         raise ValueError(f"a single file cannot say what {checkpoint.path} says: {', '.join(untold)}; write a folder")
@@ -134,13 +147,20 @@ def _told(part: Part) -> NetworkConfig:
     return form.config(to_theirs(form.rules(part.config), part.tensors).infos)
 
 
+def _context_length(config: NetworkConfig) -> int:
+    text = config.text if isinstance(config, ClipConfig) else config
+    return text.context_length if isinstance(text, ClipTextConfig) else 77
+
+
 def _tokenizer(checkpoint: Checkpoint) -> ClipTokenizer:
     return ClipTokenizer.from_folder(checkpoint.tokenizer) if checkpoint.tokenizer else clip_tokenizer()
 
 
 def _foreign(part: Part, family: Family, dtype: torch.dtype | None) -> Tensors:
-    tensors = part.tensors if dtype is None else cast(part.tensors, dtype)
-    return to_theirs(written(part.network, family).rules(part.config), tensors)
+    tensors = to_theirs(written(part.network, family).rules(part.config), part.tensors)
+    if dtype is torch.int8:
+        return quantized(tensors)
+    return tensors if dtype is None else cast(tensors, dtype)
 
 
 def _write_json(path: Path, value: Mapping[str, object], sort: bool = True) -> None:
