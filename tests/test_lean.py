@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROGRAM = """
 import sys
 
@@ -47,6 +49,7 @@ print("painted")
 """
 
 
+@pytest.mark.long
 def test_networks_samplers_and_weights_run_without_the_rest(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "unet.safetensors")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

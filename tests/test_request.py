@@ -228,6 +228,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=80, deadline=None)
 @given(JSON | st.dictionaries(FIELDS, JSON, max_size=6))
 def test_garbage_is_a_validation_error_or_a_request(value: object):

@@ -78,6 +78,7 @@ def test_an_empty_drawing_is_refused() -> None:
         measure("", 128)
 
 
+@pytest.mark.long
 def test_shapes_are_centred_and_as_large_as_said() -> None:
     for shape in SHAPES.values():
         for fill in FILLS:

@@ -71,6 +71,7 @@ def test_plain_sentences() -> None:
     assert plain_caption(scene_of(("fallen-leaves", None)), "zh") == "落叶"
 
 
+@pytest.mark.long
 def test_captions_of_many_scenes() -> None:
     forms = {"en": 0, "zh": 0, "tags": 0}
     for index in range(1500):

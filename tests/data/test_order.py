@@ -25,6 +25,7 @@ def test_keys_and_passes_differ():
     assert len(set(turns)) == 6 and all(sorted(turn) == list(range(50)) for turn in turns)
 
 
+@pytest.mark.long
 def test_every_place_gets_every_number():
     """Over many passes: chi-squared over 12 x 12 cells, 121 degrees of freedom; 180 is beyond 0.9995."""
     counts = np.zeros((12, 12))

@@ -76,6 +76,7 @@ def test_things_are_inside_and_apart() -> None:
             assert gap > 0.4 > abs(drift)
 
 
+@pytest.mark.long
 def test_shapes_have_their_colour_and_their_place(sprites: Sprites) -> None:
     """Pixels of a shape's own colour are centred where the graph puts them; so a relation is what pixels show."""
     checked = 0
@@ -98,6 +99,7 @@ def test_shapes_have_their_colour_and_their_place(sprites: Sprites) -> None:
     assert checked == 60
 
 
+@pytest.mark.long
 def test_recoloured_drawings_show_their_colour(sprites: Sprites) -> None:
     """Of the eleven colours, the one that was asked for is nearest to most of the ink: in 0.925 of 1,100 cases."""
     dice, right, magenta = Dice("recolour"), 0, (255, 0, 255)

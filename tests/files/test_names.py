@@ -93,6 +93,7 @@ def test_what_is_no_path_below_the_folder(pattern):
         output_path(Path("out"), record(), NOW, pattern)
 
 
+@pytest.mark.long
 @settings(max_examples=300, deadline=None)
 @given(PATTERNS, PROMPTS, PROMPTS)
 def test_no_pattern_and_no_prompt_leaves_the_folder(pattern, prompt, model):

@@ -171,6 +171,7 @@ def damaged(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.long
 @settings(max_examples=300, deadline=None)
 @given(damaged() | st.binary(max_size=64))
 @pytest.mark.filterwarnings("ignore")

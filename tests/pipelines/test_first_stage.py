@@ -63,6 +63,7 @@ def test_at_full_size_the_limit_is_768_pixels(monkeypatch: pytest.MonkeyPatch):
     assert first_stage.OVERLAP < first_stage.TILE <= 96
 
 
+@pytest.mark.long
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 90), st.integers(1, 90))
 def test_tiles_cover_everything_and_weigh_one(height: int, width: int):

@@ -276,6 +276,7 @@ def usual(tmp_path_factory) -> bytes:
     return main(small(tmp_path_factory.mktemp("usual")), shape).read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("knob", ACTS)
 def test_every_knob_acts(tmp_path, usual, knob):
     assert main(small(tmp_path, **{knob: ACTS[knob]}), shape).read_bytes() != usual

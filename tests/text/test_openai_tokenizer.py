@@ -94,6 +94,7 @@ def test_ordinary_text_has_equal_ids(tokenizer: ClipTokenizer, text: str) -> Non
     assert tokenizer.encode(text) == openai_encode(text)
 
 
+@pytest.mark.long
 def test_random_ascii_has_equal_ids(tokenizer: ClipTokenizer) -> None:
     rng = random.Random(0)
     letters = [chr(code) for code in range(32, 127) if chr(code) != "&"]
@@ -101,6 +102,7 @@ def test_random_ascii_has_equal_ids(tokenizer: ClipTokenizer) -> None:
     assert [text for text in texts if tokenizer.encode(text) != openai_encode(text)] == []
 
 
+@pytest.mark.long
 def test_only_three_characters_of_the_basic_plane_differ(tokenizer: ClipTokenizer) -> None:
     """Assigned characters in NFC; ideographs, hangul syllables and private use are left out for time."""
     characters = map(chr, [*range(0x3400), *range(0xA000, 0xAC00), *range(0xFB00, 0x10000)])

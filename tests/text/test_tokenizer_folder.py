@@ -220,6 +220,7 @@ JSON_VALUES = st.recursive(
 )
 
 
+@pytest.mark.long
 @settings(deadline=None, derandomize=True)
 @given(model=JSON_VALUES, added=JSON_VALUES)
 def test_any_single_file_gives_one_error(

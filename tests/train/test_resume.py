@@ -35,6 +35,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return result(folder)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "stop", [8, 40, 152]
 )  # before the first checkpoint, at one, after lines that will be written again

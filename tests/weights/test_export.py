@@ -65,6 +65,7 @@ def checkpoint(stand_in: Path) -> Checkpoint:
 # Round trips
 
 
+@pytest.mark.long
 def test_single_file_to_folder_and_back(stand_in: Path, stand_in_folder: Path, checkpoint: Checkpoint, tmp_path: Path):
     write_folder(checkpoint, tmp_path / "folder")
     assert digests(tmp_path / "folder") == digests(stand_in_folder)

@@ -184,6 +184,7 @@ def test_join_is_a_disjoint_union() -> None:
 # Memory and atomicity
 
 
+@pytest.mark.long
 @needs_proc
 def test_neither_reading_nor_writing_takes_memory(tmp_path: Path) -> None:
     path, shape = tmp_path / "large", (40 << 20,)
@@ -463,12 +464,14 @@ def places(tree: Any) -> Iterator[tuple[Any, Any]]:
             yield from places(tree[key])
 
 
+@pytest.mark.long
 @settings(max_examples=300, deadline=None)
 @given(file=damaged())
 def test_damaged_bytes(check: Callable[[bytes], None], file: bytes) -> None:
     check(file)
 
 
+@pytest.mark.long
 @settings(max_examples=300, deadline=None)
 @given(file=forged())
 def test_forged_headers(check: Callable[[bytes], None], file: bytes) -> None:
@@ -488,6 +491,7 @@ SHAPES = st.lists(st.integers(0, 3), max_size=4)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
+@pytest.mark.long
 @settings(max_examples=100, deadline=None)
 @given(
     state=st.dictionaries(NAMES, st.builds(torch.ones, SHAPES, dtype=st.sampled_from(list(DTYPES.values())))),

@@ -269,6 +269,7 @@ JSON = st.recursive(
 NAMES = sorted(config_to_json(SD1))
 
 
+@pytest.mark.long
 @settings(max_examples=40, deadline=None)
 @given(st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=5), JSON, max_size=4), st.booleans())
 def test_any_json_is_a_config_or_a_clear_refusal(obj: dict[str, object], whole: bool) -> None:
@@ -283,6 +284,7 @@ INFOS = to_theirs(compvis(SD1_TOY), weights(SD1_TOY)).infos
 SHAPES = st.lists(st.integers(0, 1 << 40), max_size=4).map(tuple)
 
 
+@pytest.mark.long
 @settings(max_examples=40, deadline=None)
 @given(st.dictionaries(st.sampled_from(sorted(INFOS)), st.none() | SHAPES, max_size=4))
 def test_any_names_and_shapes_are_a_config_or_a_clear_refusal(changes: dict[str, tuple[int, ...] | None]) -> None:

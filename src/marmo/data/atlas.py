@@ -1,12 +1,16 @@
-"""Every drawing as pixels: one array, rendered on first use (under a minute) and kept in Marmo's cache folder.
+"""Every drawing as pixels, in four sizes, rendered on first use (under a minute) and kept in Marmo's cache folder.
 
-A sprite is 160 x 160 RGBA, its ink centred; shapes come last, in black for `compose` to colour.
+A sprite is 160 x 160 RGBA, its ink centred, alpha multiplied in, and the same averaged down to a half, a quarter and an
+eighth; shapes come last, in black for `compose` to colour.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import cache
+from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from marmo.data.corpus import STYLES, Style, corpus, drawings
@@ -18,18 +22,21 @@ from marmo.weights.fingerprint import cache_folder
 
 PIXELS = 160
 
-Sprites = Callable[[Sequence[Thing]], Tensor]
-"""Things -> their sprites, B 160 160 4, uint8, alpha not multiplied in."""
+LEVELS = 4
+"""160, 80, 40 and 20 pixels."""
+
+Sprites = Callable[[Sequence[Thing], int], Tensor]
+"""Things, and how often to halve -> their sprites, B 4 s s, uint8, alpha multiplied in."""
 
 
 def atlas(device: torch.device) -> Sprites:
-    """All sprites on `device` (280 MB there; on the CPU the cached file is mapped, not read)."""
-    sprites = _array(device)
+    """All sprites on `device` (380 MB there; on the CPU the cached files are mapped, not read)."""
+    levels = _arrays(device)
     numbers = _numbers()
 
-    def look_up(things: Sequence[Thing]) -> Tensor:
+    def look_up(things: Sequence[Thing], level: int) -> Tensor:
         rows = torch.tensor([numbers[_key(thing)] for thing in things], device=device)
-        return sprites[rows]
+        return levels[level][rows]
 
     return look_up
 
@@ -37,8 +44,8 @@ def atlas(device: torch.device) -> Sprites:
 def drawn_now(device: torch.device) -> Sprites:
     """Renders what it is asked for and remembers it: quicker than the atlas for a few pictures."""
 
-    def draw(things: Sequence[Thing]) -> Tensor:
-        return torch.stack([_draw(*_key(thing)) for thing in things]).to(device)
+    def draw(things: Sequence[Thing], level: int) -> Tensor:
+        return torch.stack([_draw(*_key(thing))[level] for thing in things]).to(device)
 
     return draw
 
@@ -59,8 +66,12 @@ def _numbers() -> dict[tuple[str, Style | Fill], int]:
 
 
 @cache
-def _draw(concept: str, look: Style | Fill) -> Tensor:
-    return rasterise(*_source(concept, look), PIXELS)
+def _draw(concept: str, look: Style | Fill) -> Sequence[Tensor]:
+    """One sprite at every level, 4 s s each."""
+    pixels = rasterise(*_source(concept, look), PIXELS).permute(2, 0, 1).float()
+    alpha = pixels[3:]
+    largest = torch.cat([pixels[:3] * alpha / 255, alpha])
+    return [F.avg_pool2d(largest, 2**level).round().to(torch.uint8) for level in range(LEVELS)]
 
 
 def _source(concept: str, look: Style | Fill) -> tuple[str, Box]:
@@ -76,12 +87,21 @@ _drawings = cache(drawings)
 
 
 @cache
-def _array(device: torch.device) -> Tensor:
-    path = cache_folder() / f"scenes-{corpus().digest[:16]}-{PIXELS}.rgba"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as stream:
+def _arrays(device: torch.device) -> Sequence[Tensor]:
+    """One array per level, N 4 s s."""
+    sides = [PIXELS >> level for level in range(LEVELS)]
+    paths = [cache_folder() / f"scenes-{corpus().digest[:16]}-{side}.sprites" for side in sides]
+    if not all(path.exists() for path in paths):
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            streams = [stack.enter_context(atomic_write(path)) for path in paths]
             for key in _numbers():
-                stream.write(rasterise(*_source(*key), PIXELS).numpy().tobytes())
-    pixels = torch.from_file(str(path), shared=False, size=len(_numbers()) * PIXELS**2 * 4, dtype=torch.uint8)
-    return pixels.view(-1, PIXELS, PIXELS, 4).to(device)
+                for stream, sprite in zip(streams, _draw.__wrapped__(*key), strict=True):
+                    stream.write(sprite.numpy().tobytes())
+    return [_mapped(path, side).to(device) for path, side in zip(paths, sides, strict=True)]
+
+
+def _mapped(path: Path, side: int) -> Tensor:
+    count = len(_numbers())
+    flat = torch.from_file(str(path), shared=False, size=count * 4 * side**2, dtype=torch.uint8)
+    return flat.view(count, 4, side, side)

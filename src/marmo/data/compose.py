@@ -1,7 +1,7 @@
 """Scenes to pixels with tensor operations alone, on whatever device the sprites are.
 
-Things are drawn back to front; at every depth, those that shrink alike are drawn together.  Sprites are averaged down
-by powers of two before they are sampled, so that small things are smooth.
+Things are drawn back to front; at every depth, those that shrink alike are drawn together, from sprites not much larger
+than they will be, so that small things are smooth.
 
 Shapes: B things, H W the picture's side, S the sprite's side.
 """
@@ -14,17 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from marmo.data.atlas import PIXELS, Sprites
+from marmo.data.atlas import LEVELS, PIXELS, Sprites
 from marmo.data.colours import COLOURS, recolour, targets
 from marmo.data.corpus import corpus
 from marmo.data.scene import Scene, Thing
 
-MAX_LEVEL = 3
-
 
 def compose(scenes: Sequence[Scene], size: int, sprites: Sprites) -> Tensor:
     """Pictures of `size` pixels a side.  -> B 3 H W, uint8, on the sprites' device"""
-    device = sprites([scenes[0].things[0]]).device
+    device = sprites([scenes[0].things[0]], LEVELS - 1).device
     canvas = _backgrounds(scenes, size).to(device)
     for depth in range(max(len(scene.things) for scene in scenes)):
         groups: dict[int, list[int]] = defaultdict(list)
@@ -33,7 +31,7 @@ def compose(scenes: Sequence[Scene], size: int, sprites: Sprites) -> Tensor:
                 groups[_level(scene.things[depth], size)].append(row)
         for level, rows in sorted(groups.items()):
             things = [scenes[row].things[depth] for row in rows]
-            layer = _layer(things, _small(sprites(things), level), size)
+            layer = _layer(things, sprites(things, level).float() / 255, size)
             where = torch.tensor(rows, device=device)
             canvas[where] = layer[:, :3] + canvas[where] * (1 - layer[:, 3:])
     return (canvas.clamp(0, 1) * 255).round().to(torch.uint8)
@@ -54,14 +52,7 @@ def _backgrounds(scenes: Sequence[Scene], size: int) -> Tensor:
 
 def _level(thing: Thing, size: int) -> int:
     """How often a sprite can be halved and still has as many pixels as the picture shows of it."""
-    return min(max(floor(log2(PIXELS / (thing.side * size))), 0), MAX_LEVEL)
-
-
-def _small(sprites: Tensor, level: int) -> Tensor:
-    """B S S 4, uint8 -> B 4 s s, float32, alpha multiplied in, halved `level` times."""
-    pixels = sprites.permute(0, 3, 1, 2).float() / 255
-    alpha = pixels[:, 3:]
-    return F.avg_pool2d(torch.cat([pixels[:, :3] * alpha, alpha], 1), 2**level)
+    return min(max(floor(log2(PIXELS / (thing.side * size))), 0), LEVELS - 1)
 
 
 def _layer(things: Sequence[Thing], sprites: Tensor, size: int) -> Tensor:

@@ -1,0 +1,156 @@
+"""An oracle: a finder that says where things are in a picture, and a namer that says what each of them is.
+
+The finder sees the whole picture, small, and predicts things as points with boxes (Zhou et al. 2019, "Objects as
+Points"); the namer sees one thing at a time, cut out.  Their trunks are of one architecture or of another, so that one
+oracle can watch over the other.
+
+Shapes: B batch, C channels, S side of the picture that a trunk takes, G cells along a side, K classes.
+"""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from marmo.models.compact_transformer import CompactTransformer, CompactTransformerConfig
+from marmo.models.resnet import ResNet, ResNetConfig
+from marmo.nn.engine import Conv2d, Linear
+
+TrunkConfig = ResNetConfig | CompactTransformerConfig
+
+STRIDE = 8                                # of either trunk
+CELLS_PER_FEATURE = 2                     # along a side: the finder's cells are 4 pixels wide
+
+
+@dataclass(frozen=True, kw_only=True)
+class OracleConfig:
+    """The types of `finder` and `namer` say which architecture they are."""
+
+    finder: TrunkConfig
+    namer: TrunkConfig
+    num_concepts: int
+    num_styles: int
+    num_colours: int                      # without the drawing's own
+    finder_size: int = 64                 # pixels along the side of the picture that the finder takes
+    namer_size: int = 40                  # and of the cut-outs
+
+
+RESIDUAL = OracleConfig(
+    finder=ResNetConfig(widths=(32, 96)),
+    namer=ResNetConfig(widths=(64, 160)),
+    num_concepts=934,
+    num_styles=3,
+    num_colours=11,
+)
+GUARD = replace(
+    RESIDUAL,
+    finder=CompactTransformerConfig(image_size=64, width=96, num_layers=4, num_heads=3),
+    namer=CompactTransformerConfig(image_size=40, width=160, num_layers=6, num_heads=5),
+)
+
+
+class Cells(NamedTuple):
+    """What the finder says of every cell."""
+
+    logits: Tensor                        # B G G: whether the middle of a thing lies in it
+    offset: Tensor                        # B 2 G G: where in the cell, x and y in [0, 1]
+    size: Tensor                          # B 2 G G: log of the box's width and height, in pictures
+
+
+class Names(NamedTuple):
+    """What the namer says of a cut-out."""
+
+    concept: Tensor                       # B K + 1; the last one is "nothing that I know"
+    style: Tensor                         # B K + 1; the last one is a drawn shape's
+    colour: Tensor                        # B K + 1; the last one is "as its artist coloured it"
+
+
+class Oracle(nn.Module):
+    """Finder and namer."""
+
+    def __init__(self, config: OracleConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.finder = Finder(config.finder)
+        self.namer = Namer(config)
+
+    def find(self, pixels: Tensor) -> Cells:
+        """Pictures B 3 H W in [-1, 1] of any size -> one statement per cell."""
+        return self.finder(shrink(pixels, self.config.finder_size))
+
+    def name(self, crops: Tensor) -> Names:
+        """Cut-outs B 3 S S in [-1, 1], S the `namer_size`."""
+        return self.namer(crops)
+
+
+class Finder(nn.Module):
+    """A trunk and five numbers for each of its cells."""
+
+    def __init__(self, trunk: TrunkConfig) -> None:
+        super().__init__()
+        self.trunk = _trunk(trunk)
+        self.head = Conv2d(trunk.out_channels, 5 * CELLS_PER_FEATURE**2, 1)
+        assert self.head.bias is not None
+        nn.init.constant_(self.head.bias[: CELLS_PER_FEATURE**2], -4.0)   # nearly all cells are empty
+
+    def forward(self, pixels: Tensor) -> Cells:
+        """B 3 S S -> G = S/4 cells along a side."""
+        x = F.pixel_shuffle(self.head(self.trunk(pixels)), CELLS_PER_FEATURE)         # B 5 G G
+        return Cells(x[:, 0], x[:, 1:3].sigmoid(), x[:, 3:])
+
+
+class Namer(nn.Module):
+    """A trunk, the average of its cells, three classifiers."""
+
+    def __init__(self, config: OracleConfig) -> None:
+        super().__init__()
+        width = config.namer.out_channels
+        self.trunk = _trunk(config.namer)
+        self.concept = Linear(width, config.num_concepts + 1)
+        self.style = Linear(width, config.num_styles + 1)
+        self.colour = Linear(width, config.num_colours + 1)
+
+    def features(self, crops: Tensor) -> Tensor:
+        """B 3 S S -> B C."""
+        return self.trunk(crops).mean((2, 3))
+
+    def forward(self, crops: Tensor) -> Names:
+        """B 3 S S -> logits."""
+        x = self.features(crops)                                                      # B C
+        return Names(self.concept(x), self.style(x), self.colour(x))
+
+
+def cut_out(pixels: Tensor, rows: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Squares around boxes, with a margin of 8 % of their side on every side.
+
+    Args:
+        pixels: pictures, B 3 H W, best no larger than 128 pixels, since every output pixel averages four samples.
+        rows: whose box it is, N.
+        boxes: left, top, right, bottom as shares of the picture, N 4.
+
+    Returns: N 3 `size` `size`; beyond a picture's edge its border goes on.
+    """
+    middle = boxes[:, :2] + boxes[:, 2:] - 1                                          # N 2, in [-1, 1]
+    half = 1.16 * (boxes[:, 2:] - boxes[:, :2]).amax(1)                               # N
+    turn = torch.zeros(len(boxes), 2, 3, device=pixels.device)
+    turn[:, 0, 0] = turn[:, 1, 1] = half
+    turn[:, :, 2] = middle
+    grid = F.affine_grid(turn, [len(boxes), 3, 2 * size, 2 * size], align_corners=False)
+    return F.avg_pool2d(F.grid_sample(pixels[rows], grid, padding_mode="border", align_corners=False), 2)
+
+
+def shrink(pixels: Tensor, size: int) -> Tensor:
+    """B 3 H W -> B 3 `size` `size`, smooth."""
+    if pixels.shape[2:] == (2 * size, 2 * size):
+        return F.avg_pool2d(pixels, 2)
+    return F.interpolate(pixels, (size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+def _trunk(config: TrunkConfig) -> nn.Module:
+    match config:
+        case ResNetConfig():
+            return ResNet(config)
+        case CompactTransformerConfig():
+            return CompactTransformer(config)
