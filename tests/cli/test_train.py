@@ -39,7 +39,7 @@ def test_the_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["dreambooth"], "marmo: there is no recipe 'dreambooth'; choose tokenizer or clip"),
+        (["dreambooth"], "marmo: there is no recipe 'dreambooth'; choose tokenizer or clip or oracle"),
         (["clip", "tiny"], "marmo: there is nothing to learn from: give --data"),
         (["tokenizer", "tiny", "--dry-run"], "marmo: this recipe is done in less time than a forecast takes"),
         (["clip", "huge"], "marmo train clip"),

@@ -140,8 +140,11 @@ def test_a_tokenizer_of_its_own_goes_with_it(tmp_path, own_tokenizer, image):
     assert (path / "merges.txt").read_bytes() == (own_tokenizer / "merges.txt").read_bytes()
     again = build(replace(small(tmp_path), model=VIT_B_32, from_=path)).clip
     assert again.config == config.model
+    before = (path / "model.safetensors").read_bytes()
+    assert main(replace(config, images=24), shape) == path and (path / "model.safetensors").read_bytes() != before
     with pytest.raises(ValueError, match="a tokenizer of its own with 540 tokens"):
         write_single_file(checkpoint, tmp_path / "one.safetensors")
+    checkpoint = open_checkpoint(path)
     write_folder(checkpoint, tmp_path / "int8", torch.int8)
     evaluator, whole = load_evaluator(tmp_path / "int8"), load_evaluator(path)
     pictures = torch.stack([((shape(index)[0] + 1) * 127.5).byte() for index in range(4)])

@@ -1,6 +1,7 @@
 """A folder that one process holds: the operating system forgets the lock when the process ends, however it ends."""
 
 import os
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,15 +25,16 @@ def held(folder: Path) -> Generator[None]:
 
 
 def _lock(descriptor: int) -> bool:
+    """Whether nobody else holds it; both modules exist on one kind of system alone."""
     try:
-        if os.name == "posix":
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:
+        if sys.platform == "win32":
             import msvcrt
 
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-    except OSError:
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
         return False
     return True

@@ -18,6 +18,7 @@ is B, or 2B with the wrong captions after the right ones.
 """
 
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -346,14 +347,16 @@ def _export(run: Run, model: nn.Module, tokenizer: ClipTokenizer) -> Path:
     assert isinstance(model, Contrast)
     clip, form = model.clip, written("clip", "original")
     part = Part(form, clip.config, from_state(clip.state_dict()))
-    own = tokenizer.vocab_size != clip_tokenizer().vocab_size
+    own = tokenizer is not clip_tokenizer()
     told = clip.config.text.activation == "quick_gelu" and not own
     path = run.folder / ("clip.safetensors" if told else "clip")
     write = write_single_file if told else write_folder
     if run.is_main:
-        write(Checkpoint(path, "clip", {"clip": part}, (path,)), path)
+        if path.is_dir():
+            shutil.rmtree(path)  # of this run when it was shorter
         if own:
             tokenizer.save(path, clip.config.text.context_length)
+        write(Checkpoint(path, "clip", {"clip": part}, (path,), tokenizer=path if own else None), path)
     return path
 
 

@@ -14,7 +14,7 @@ Hardware and numbers: docs/evaluation.md.
 Shapes: B scenes, N things in them, G cells along a side, S side of a picture.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -105,6 +105,15 @@ class Truth(NamedTuple):
         """Of every `step`-th picture alone."""
         stays = self.rows % step == 0
         return Truth(self.rows[stays] // step, *(part[stays] for part in self[1:]))
+
+
+def presets() -> Mapping[str, tuple[str, Config]]:
+    """By name, with a line of help."""
+    return {
+        "first": ("Residual networks", Config()),
+        "guard": (str(guard.__doc__), guard()),
+        "tiny": (str(tiny.__doc__), tiny()),
+    }
 
 
 def truth(scenes: Sequence[Scene], device: torch.device) -> Truth:
@@ -229,13 +238,5 @@ def _export(run: Run, model: nn.Module) -> Path:
 
 
 if __name__ == "__main__":
-    main(
-        tyro.extras.overridable_config_cli(
-            {
-                "first": ("Residual networks", Config()),
-                "guard": (str(guard.__doc__), guard()),
-                "tiny": (str(tiny.__doc__), tiny()),
-            }
-        )
-    )
+    main(tyro.extras.overridable_config_cli(dict(presets())))
     leave()

@@ -133,7 +133,7 @@ class Run:
     started: float = field(default_factory=time.monotonic)
     note: str = ""
     """What the progress bar says."""
-    stop: "Stop" = field(default_factory=lambda: Stop())
+    stop: Stop = field(default_factory=Stop)
     """Whether somebody wants the run to end."""
 
     @property

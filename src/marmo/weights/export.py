@@ -92,9 +92,13 @@ def write_folder(
     """
     if len(checkpoint.parts) == 1:
         part = next(iter(checkpoint.parts.values()))
-        _write_component(part, folder, dtype, max_shard_bytes, variant)
         if checkpoint.tokenizer:
             _tokenizer(checkpoint).save(folder, _context_length(part.config))
+        if checkpoint.tokenizer and _has_resnet(part.config):
+            _check_that_names_tell(replace(checkpoint, tokenizer=None))
+            write_sharded(folder, STEMS["clip"], _foreign(part, "original", dtype), max_shard_bytes, variant)
+        else:
+            _write_component(part, folder, dtype, max_shard_bytes, variant)
         return
     for network, part in checkpoint.parts.items():
         bare = replace(part, tensors=replace(part.tensors, metadata={}))  # METADATA_FILE has it
@@ -111,14 +115,10 @@ def write_folder(
 def _write_component(
     part: Part, folder: Path, dtype: torch.dtype | None, max_shard_bytes: int, variant: str | None
 ) -> None:
-    stem = STEMS.get(part.network, "diffusion_pytorch_model")
-    if isinstance(part.config, ClipConfig) and isinstance(part.config.image, ClipResNetConfig):
-        # transformers has no such network; OpenAI's names tell its config.
-        write_sharded(folder, stem, _foreign(part, "original", dtype), max_shard_bytes, variant)
-        return
     to_json = written(part.network, "diffusers").to_json
     assert to_json is not None
-    write_sharded(folder, stem, _foreign(part, "diffusers", dtype), max_shard_bytes, variant)
+    tensors, stem = _foreign(part, "diffusers", dtype), STEMS.get(part.network, "diffusion_pytorch_model")
+    write_sharded(folder, stem, tensors, max_shard_bytes, variant)
     _write_json(folder / "config.json", to_json(part.config))
 
 
@@ -132,10 +132,11 @@ def _check_that_names_tell(checkpoint: Checkpoint) -> None:
     ]
     scheduler = {**SCHEDULER, **checkpoint.scheduler}
     untold += [f"{name} {scheduler[name]}" for name in NOISE if (scheduler.get(name) or None) != SCHEDULER.get(name)]
-    if (size := _tokenizer(checkpoint).vocab_size) != clip_tokenizer().vocab_size:
-        untold.append(f"a tokenizer of its own with {size} tokens")
-    elif (pad := _tokenizer(checkpoint).pad) != clip_tokenizer().pad:
-        untold.append(f"padding with token {pad}")
+    tokenizer, usual = _tokenizer(checkpoint), clip_tokenizer()
+    if tokenizer.backend.get_vocab() != usual.backend.get_vocab():
+        untold.append(f"a tokenizer of its own with {tokenizer.vocab_size} tokens")
+    elif tokenizer.pad != usual.pad:
+        untold.append(f"padding with token {tokenizer.pad}")
     if untold:
         raise ValueError(f"a single file cannot say what {checkpoint.path} says: {', '.join(untold)}; write a folder")
 
@@ -145,6 +146,11 @@ def _told(part: Part) -> NetworkConfig:
     form = written(part.network, "original")
     assert form.config is not None
     return form.config(to_theirs(form.rules(part.config), part.tensors).infos)
+
+
+def _has_resnet(config: NetworkConfig) -> bool:
+    """Which transformers does not have; OpenAI's names tell its config."""
+    return isinstance(config, ClipConfig) and isinstance(config.image, ClipResNetConfig)
 
 
 def _context_length(config: NetworkConfig) -> int:
