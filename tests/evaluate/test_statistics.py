@@ -165,3 +165,13 @@ def test_what_cannot_be_estimated_is_refused(call, words):
 
 def test_names_become_clusters():
     assert cluster_numbers(["fox", "cat", "fox"]).tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_the_fewest_values_have_an_interval_that_holds_them(n: int) -> None:
+    values = torch.arange(n).double()
+    for method in ("bca", "percentile"):
+        estimate = mean(values, method=method)
+        assert estimate.low <= estimate.value <= estimate.high
+    alone = mean(values, torch.zeros(n))
+    assert alone.low == alone.value == alone.high, "one cluster says nothing of others"

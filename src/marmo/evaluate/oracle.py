@@ -78,7 +78,7 @@ class Judge:
         """uint8 B 3 H W -> what is in each, the surest first."""
         pixels = _to_pixels(pictures)
         found: list[list[Found]] = [[] for _ in pictures]
-        rows, boxes, there = _peaks(self.network.find(pixels))
+        rows, boxes = _peaks(self.network.find(pixels))
         if len(rows) == 0:
             return found
         names = self.network.name(cut_out(pixels, rows, boxes, self.network.config.namer_size))
@@ -90,7 +90,7 @@ class Judge:
             left, top, right, bottom = map(float, boxes[n])
             thing = Found(
                 self.concepts[concept],
-                float(sure[n] * there[n]),
+                float(sure[n]),
                 (left, top, right, bottom),
                 STYLE_NAMES[int(styles[n])],
                 COLOUR_NAMES[int(colours[n])],
@@ -172,12 +172,15 @@ def _to_pixels(pictures: Tensor) -> Tensor:
     return resized.clamp(-1, 1)
 
 
-def _peaks(cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
-    """The cells that are surer than their neighbours: rows N, boxes N 4, and how sure N."""
+def _peaks(cells: Cells) -> tuple[Tensor, Tensor]:
+    """The cells that are sure, and surer than their neighbours: rows N, boxes N 4.
+
+    Their own certainty goes no further: the focal loss leaves it lower than it is right.
+    """
     there = cells.logits.sigmoid()  # B G G
     peaks = (there == F.max_pool2d(there[:, None], 3, 1, 1)[:, 0]) & (there > LEAST)
     rows, y, x = peaks.nonzero(as_tuple=True)
     offset, size = cells.offset[rows, :, y, x], cells.size[rows, :, y, x].exp()  # N 2 each
     middle = (torch.stack([x, y], 1) + offset) / there.shape[1]
     boxes = torch.cat([middle - size / 2, middle + size / 2], 1).clamp(0, 1)
-    return rows, boxes, there[rows, y, x]
+    return rows, boxes

@@ -31,6 +31,9 @@ Statistic = Callable[[Tensor], Tensor]
 BLOCK = 2**24
 """Entries of a matrix of weights that are held at once."""
 
+LEAST = 1e-9
+"""A tail that no number of resamples shows: two or three values leave so little."""
+
 MANY = 5000
 """Clusters from which on the correction for skew, which falls with their root, is not worth its quadratic time."""
 
@@ -232,8 +235,8 @@ def _bca(
 ) -> tuple[float, float]:
     """The levels at which the percentiles are taken.  Efron (1987), equations 14.9, 14.10 and 14.15 of the book."""
     below = float((drawn < value).double().mean() + (drawn == value).double().mean() / 2)
-    if not 0 < below < 1:
-        return levels  # every resample lies on one side: there is nothing to correct with
+    if not 0 < below < 1 or levels[0] < LEAST or int(numbers.max()) == 0:
+        return levels  # every resample lies on one side, or the ends are the outermost: there is nothing to correct
     normal = NormalDist()
     bias, skew = normal.inv_cdf(below), 0.0
     if numbers.max() < MANY:
