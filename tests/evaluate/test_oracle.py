@@ -30,7 +30,7 @@ from marmo.weights.store import from_state, write
 SMALL = replace(
     RESIDUAL,
     finder=ResNetConfig(widths=(4, 8), depth=1),
-    namer=CompactTransformerConfig(image_size=40, width=16, num_layers=1, num_heads=2),
+    namer=CompactTransformerConfig(image_size=48, width=16, num_layers=1, num_heads=2),
     num_concepts=3,
 )
 

@@ -104,7 +104,7 @@ def test_resumed_is_unbroken(tmp_path: Path, sprites: Sprites):
 
 
 ACTS = {
-    "model": replace(tiny().model, namer=CompactTransformerConfig(image_size=40, width=16, num_layers=1, num_heads=2)),
+    "model": replace(tiny().model, namer=CompactTransformerConfig(image_size=48, width=16, num_layers=1, num_heads=2)),
     "sizes": (96,),
     "found_every": 1,
     "wobble": 0.0,

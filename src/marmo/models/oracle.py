@@ -34,20 +34,20 @@ class OracleConfig:
     num_styles: int
     num_colours: int                      # without the drawing's own
     finder_size: int = 64                 # pixels along the side of the picture that the finder takes
-    namer_size: int = 40                  # and of the cut-outs
+    namer_size: int = 48                  # and of the cut-outs
 
 
 RESIDUAL = OracleConfig(
     finder=ResNetConfig(widths=(32, 96)),
-    namer=ResNetConfig(widths=(64, 160)),
+    namer=ResNetConfig(widths=(64, 224)),
     num_concepts=934,
     num_styles=3,
     num_colours=11,
 )
 GUARD = replace(
     RESIDUAL,
-    finder=CompactTransformerConfig(image_size=64, width=96, num_layers=4, num_heads=3),
-    namer=CompactTransformerConfig(image_size=40, width=160, num_layers=6, num_heads=5),
+    finder=CompactTransformerConfig(image_size=64, width=96, num_layers=3, num_heads=3),
+    namer=CompactTransformerConfig(image_size=48, width=160, num_layers=6, num_heads=5),
 )
 
 

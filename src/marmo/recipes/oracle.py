@@ -53,9 +53,9 @@ class Config:
     wobble: float = 0.06
     """How far a cut-out's edges stray, as a share of the thing's size"""
 
-    images: int = 160_000
+    images: int = 400_000
     batch_size: int = 32
-    lr: float = 2e-3
+    lr: float = 3e-3
     schedule: optim.Schedule = "cosine"
     warmup: int = 4_000
     """Images over which the rate rises"""
@@ -81,7 +81,7 @@ class Config:
 
 def guard() -> Config:
     """The second oracle: transformers, and scenes that the first has not seen."""
-    return replace(Config(), folder=Path("out/guard"), model=GUARD, lr=1e-3, seed=-3)
+    return replace(Config(), folder=Path("out/guard"), model=GUARD, found_every=2, lr=1e-3, seed=-3)
 
 
 def tiny() -> Config:
