@@ -17,8 +17,8 @@ from marmo.diffusion.noise import TorchCpu
 from marmo.models.tiny_decoder import TAESD
 from marmo.models.unet import TransformerBlock
 from marmo.pipelines import first_stage, latent
-from marmo.pipelines.events import Event, Result, Stage, Step
 from marmo.pipelines.conditions import Condition
+from marmo.pipelines.events import Event, Result, Stage, Step
 from marmo.pipelines.latent import LatentDiffusion, Question
 from marmo.pipelines.pixels import to_pictures, to_tensor
 from marmo.request import Guidance, ImageRequest

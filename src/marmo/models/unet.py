@@ -20,6 +20,9 @@ from marmo.nn.blocks import ResBlock, Upsample
 from marmo.nn.embed import sinusoidal
 from marmo.nn.engine import Conv2d, Linear
 
+CODE_WIDTH = 256
+"""Of each number in the vector that SDXL's U-Nets are told, as sinusoids, after the pooled prompt."""
+
 Context = Sequence[KeysValues]
 """What every cross-attention needs to know of a prompt, in the order in which they ask; see `UNet.project`."""
 
@@ -38,7 +41,6 @@ class UNetConfig:
     num_groups: int = 32
     mid_depth: int = 1                    # transformer blocks in the middle
     vector_width: int = 0                 # of what it is told beside time and prompt; 0 is nothing
-    code_width: int = 256                 # of each number in that vector
 
     @property
     def time_width(self) -> int:
@@ -68,7 +70,7 @@ SDXL_EDIT = replace(SDXL, in_channels=8)
 SD1_TOY = replace(SD1, channels=(32, 64), depths=(1, 0), num_heads=(8, 8), context_width=64, num_res_blocks=1)
 SD2_TOY = replace(SD1_TOY, channels=(64, 128), num_heads=(1, 2))
 SDXL_TOY = replace(
-    SDXL, channels=(64, 128), depths=(0, 2), num_heads=(1, 2), context_width=64 + 128, num_res_blocks=1, mid_depth=3,
+    SDXL, channels=(64, 128), depths=(0, 2), num_heads=(1, 2), context_width=64 + 128, num_res_blocks=1, mid_depth=2,
     vector_width=128 + 6 * 256,
 )
 SDXL_REFINER_TOY = replace(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from marmo.models.unet import Context, UNet
+from marmo.models.unet import CODE_WIDTH, Context, UNet
 from marmo.nn.attention import KeysValues
 from marmo.nn.embed import sinusoidal
 from marmo.pipelines.card import Told
@@ -61,7 +61,7 @@ class Conditions:
         if not numbers:
             return None
         assert pooled is not None, "no text encoder of this model has a projection"
-        codes = sinusoidal(torch.tensor(numbers, device=pooled.device), self.unet.config.code_width)  # N width
+        codes = sinusoidal(torch.tensor(numbers, device=pooled.device), CODE_WIDTH)  # N width
         return torch.cat([pooled, codes.flatten()[None].to(pooled)], dim=1)  # 1 V
 
 

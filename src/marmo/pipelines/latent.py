@@ -4,7 +4,7 @@ Rombach et al. 2022.  Shapes: B pictures, C latent channels, H W height and widt
 """
 
 from collections.abc import Generator, Iterator, Sequence
-from itertools import takewhile
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -264,9 +264,8 @@ def _tower(card: TowerCard) -> Tower:
 
 def _calls(conditions: Sequence[Condition], most: int) -> Iterator[slice]:
     """The rows in slices of at most `most`, each of prompts of one length, which alone can be stacked."""
-    lengths, first = [condition.length for condition in conditions], 0
-    while first < len(lengths):
-        same = takewhile(lambda length: length == lengths[first], lengths[first : first + most])
-        end = first + len(list(same))
-        yield slice(first, end)
+    first = 0
+    for _, rows in groupby(condition.length for condition in conditions):
+        end = first + len(list(rows))
+        yield from (slice(start, min(start + most, end)) for start in range(first, end, most))
         first = end

@@ -6,7 +6,7 @@ with 4 axes, and matrices in SD 2 and SDXL, with 2: either form is read, and wri
 
 from collections.abc import Mapping
 
-from marmo.models.unet import UNetConfig
+from marmo.models.unet import CODE_WIDTH, UNetConfig
 from marmo.weights.keymap import Rename, Reshape, Rule, renames
 from marmo.weights.maps.config import MOST_BLOCKS, Infos, Options, count, one_or_all, settle, size
 
@@ -158,7 +158,6 @@ def config_from_json(obj: Mapping[str, object]) -> UNetConfig:
     attends = [kind == _DOWN_TYPES[True] for kind in options.words("down_block_types", _DOWN_TYPES)]
     if options.words("up_block_types", _UP_TYPES) != _up_types(attends):
         raise ValueError("up_block_types in the config.json must be down_block_types in reverse order")
-    vector_width, code_width = _vector_widths(options)
     blocks = options.per_level("transformer_layers_per_block", len(attends), MOST_BLOCKS)
     config = UNetConfig(
         in_channels=options.whole("in_channels"),
@@ -170,8 +169,7 @@ def config_from_json(obj: Mapping[str, object]) -> UNetConfig:
         num_res_blocks=options.whole("layers_per_block", MOST_BLOCKS),
         num_groups=options.whole("norm_num_groups"),
         mid_depth=blocks[-1],
-        vector_width=vector_width,
-        code_width=code_width,
+        vector_width=_vector_width(options),
     )
     return _checked(config)
 
@@ -318,7 +316,7 @@ def _blocks(config: UNetConfig) -> tuple[int, ...]:
     last = config.depths[-1]
     if last not in (0, config.mid_depth):
         raise ValueError(
-            f"diffusers cannot have {last} transformer blocks on the coarsest level and {config.mid_depth} in the middle"
+            f"diffusers cannot have {last} blocks on the coarsest level beside {config.mid_depth} in the middle"
         )
     return (*(max(depth, 1) for depth in config.depths[:-1]), config.mid_depth)
 
@@ -326,19 +324,20 @@ def _blocks(config: UNetConfig) -> tuple[int, ...]:
 def _vector_to_json(config: UNetConfig) -> dict[str, object]:
     return {
         "addition_embed_type": "text_time",
-        "addition_time_embed_dim": config.code_width,
+        "addition_time_embed_dim": CODE_WIDTH,
         "projection_class_embeddings_input_dim": config.vector_width,
     }
 
 
-def _vector_widths(options: Options) -> tuple[int, int]:
-    """`vector_width` and `code_width`."""
-    kind = options.values["addition_embed_type"]
+def _vector_width(options: Options) -> int:
+    kind, code_width = options.values["addition_embed_type"], options.values["addition_time_embed_dim"]
     if kind is None:
-        return 0, UNetConfig.code_width
+        return 0
     if kind != "text_time":
         raise ValueError(f"addition_embed_type in the config.json is {kind!r}; it must be text_time or null")
-    return options.whole("projection_class_embeddings_input_dim"), options.whole("addition_time_embed_dim")
+    if code_width != CODE_WIDTH:
+        raise ValueError(f"addition_time_embed_dim in the config.json is {code_width!r}; it must be {CODE_WIDTH}")
+    return options.whole("projection_class_embeddings_input_dim")
 
 
 def _up_types(attends: list[bool]) -> tuple[str, ...]:
