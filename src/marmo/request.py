@@ -26,6 +26,7 @@ ScheduleName = Literal["normal", "karras", "exponential", "simple", "trailing", 
 NoiseSourceName = Literal["torch-cpu"]
 StartRule = Literal["diffusers", "a1111"]
 EmptyNegative = Literal["zeros", "encoded"]
+Prediction = Literal["eps", "v", "x0"]
 
 # The amount of fresh noise that a sampler adds by default; a sampler that is not listed adds none and takes no `eta`.
 ETA: Mapping[SamplerName, float] = {"euler_ancestral": 1.0, "ddim": 0.0, "ddpm": 1.0}
@@ -121,6 +122,15 @@ class Told(Schema):
     )
 
 
+class Refiner(Schema):
+    """A second model that paints the end (Podell et al. 2023, section 2.5); none unless one is named."""
+
+    model: str | None = Field(default=None, max_length=4096, description="A checkpoint file or a diffusers folder")
+    switch: float = Field(
+        default=0.8, gt=0, lt=1, description="Share of the training's clock, from pure noise on, that the first paints"
+    )
+
+
 class ImageRequest(Schema):
     """Everything that decides a picture.  `None` is the model's default; see `resolve`."""
 
@@ -129,10 +139,18 @@ class ImageRequest(Schema):
         default=None, max_length=100_000, description="What the picture should keep away from"
     )
     model: str | None = Field(default=None, max_length=4096, description="A checkpoint file or a diffusers folder")
-    empty_negative: EmptyNegative | None = Field(
+    empty_negative: Annotated[EmptyNegative, _nearest(get_args(EmptyNegative))] | None = Field(
         default=None,
         description="What an empty negative prompt is: its encoding, or zeros, as SDXL's base was trained",
     )
+    prediction: Annotated[Prediction, _nearest(get_args(Prediction))] | None = Field(
+        default=None, description="What the network predicts, where its file does not say or says it wrong"
+    )
+    zero_snr: bool | None = Field(
+        default=None,
+        description="Whether the model was trained up to pure noise, where its file does not say or says it wrong",
+    )
+    refiner: Refiner = Field(default=Refiner(), description="A second model for the end")
     width: int | None = Field(
         default=None, ge=8, le=MAX_SIDE, description="Pixels; by default the model's, or init_image's"
     )
@@ -224,6 +242,8 @@ class Defaults(Schema):
 
     negative_prompt: str = ""
     empty_negative: EmptyNegative = "encoded"
+    prediction: Prediction = "eps"
+    zero_snr: bool = False
     width: int = 512
     height: int = 512
     steps: int = 25
@@ -250,7 +270,7 @@ def explain(error: ValidationError) -> str:
 
 
 def _clause(kind: str, place: list[str], message: str, value: object) -> str:
-    fields = {*ImageRequest.model_fields, *Guidance.model_fields, *Told.model_fields}
+    fields = {*ImageRequest.model_fields, *Guidance.model_fields, *Told.model_fields, *Refiner.model_fields}
     if kind == "extra_forbidden":
         near = get_close_matches(place[-1], fields, n=1)
         return f"{'.'.join(place)}: no such field" + (f"; did you mean {near[0]}?" if near else "")

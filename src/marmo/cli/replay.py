@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -12,7 +13,7 @@ from PIL import Image
 
 from marmo.cli.progress import watch
 from marmo.files.pictures import FORMATS, decode_image, read_record, save_picture
-from marmo.files.record import Record
+from marmo.files.record import REFINER, Record
 from marmo.request import ImageRequest
 
 
@@ -42,6 +43,8 @@ class Replay:
     """A picture that Marmo made"""
     model: Path | None = None
     """Where its model lies; by default a file of the same hash that was used on this machine before"""
+    refiner: Path | None = None
+    """Where its refiner lies, if it had one; by default found in the same way"""
     init_image: Path | None = None
     """The picture that it started from, if it did"""
     output: Path | None = None
@@ -56,9 +59,10 @@ class Replay:
         before = decode_image(self.picture.read_bytes())
         from marmo import catalog  # brings torch
 
-        model = catalog.open_model(self.model or _find_model(record), _device(record), record.dtype)
-        changed = _changed(record, model.card.hashes())
-        result = watch(model.stream(self._request(record)), record.request.num_images, quiet=self.json)
+        request = self._request(record)
+        model = catalog.open_for(request, _device(record), record.dtype)
+        changed = _changed(record, model.hashes())
+        result = watch(model.stream(request), request.num_images, quiet=self.json)
         after = result.images[record.image]
         if self.output is not None:
             self.output.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +82,7 @@ class Replay:
 
     def _request(self, record: Record) -> ImageRequest:
         """The whole request, all its pictures included: a batch rounds differently from a picture alone."""
-        request = record.request.model_copy(update={"model": None})  # its weights may have another name here
+        request = self._with_models(record)
         wanted = record.inputs.get("init_image")
         if wanted is None:
             return request
@@ -90,6 +94,15 @@ class Replay:
         if sha256(data).hexdigest() != wanted:
             raise ValueError(f"{self.init_image} is not the picture that {self.picture} was made from")
         return request.model_copy(update={"init_image": data})
+
+    def _with_models(self, record: Record) -> ImageRequest:
+        """The request with its models as they are called here."""
+        own = {name: digest for name, digest in record.weights.items() if not name.startswith(REFINER)}
+        others = {name.removeprefix(REFINER): digest for name, digest in record.weights.items() if name not in own}
+        refiner = record.request.refiner
+        if refiner.model is not None:
+            refiner = refiner.model_copy(update={"model": str(self.refiner or _find_model(others))})
+        return record.request.model_copy(update={"model": str(self.model or _find_model(own)), "refiner": refiner})
 
     def _tell(self, difference: Difference, changed: list[str]) -> None:
         if self.json:
@@ -110,19 +123,21 @@ def compare(before: Image.Image, after: Image.Image) -> Difference:
     return Difference(not error, int(apart.max()), float(np.mean(apart > 0)), psnr)
 
 
-def _find_model(record: Record) -> Path:
-    """A file or folder on this machine with the record's weights, all of them."""
+def _find_model(weights: Mapping[str, str]) -> Path:
+    """A file or folder on this machine with these weights of a record, all of them."""
     from marmo.weights.fingerprint import file_hash, find_files
 
-    for name, digest in record.weights.items():
+    for name, digest in weights.items():
         inside = len(PurePosixPath(name).parts) - 1  # a folder's weights are named from the folder down
         for path in find_files(digest):
             root = path.parents[min(inside, len(path.parents) - 1)] if inside else path
-            files = {root / other if inside else path: wanted for other, wanted in record.weights.items()}
+            files = {root / other if inside else path: wanted for other, wanted in weights.items()}
             if all(file.is_file() and file_hash(file) == wanted for file, wanted in files.items()):
                 return root
-    names = ", ".join(f"{name} (sha256 {digest[:10]}...)" for name, digest in record.weights.items())
-    raise ValueError(f"the weights are not known on this machine: {names}; say where they are with --model")
+    names = ", ".join(f"{name} (sha256 {digest[:10]}...)" for name, digest in weights.items())
+    raise ValueError(
+        f"the weights are not known on this machine: {names}; say where they are with --model or --refiner"
+    )
 
 
 def _device(record: Record) -> str | None:

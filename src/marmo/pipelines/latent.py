@@ -3,9 +3,9 @@
 Rombach et al. 2022.  Shapes: B pictures, C latent channels, H W height and width of the latents, T tokens.
 """
 
+import math
 from collections.abc import Generator, Iterator, Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -19,21 +19,22 @@ from marmo.files.pictures import decode_image
 from marmo.models.clip_text import ClipText
 from marmo.models.tiny_decoder import TinyDecoder
 from marmo.models.unet import UNet
-from marmo.models.vae import VAE
+from marmo.models.vae import VAE, Moments
 from marmo.nn.blueprint import blueprint
 from marmo.pipelines import first_stage
 from marmo.pipelines.card import LatentCard, TowerCard
 from marmo.pipelines.conditions import Condition, Conditions, stack
 from marmo.pipelines.events import Event, Result, Stage, Step
+from marmo.pipelines.experts import Expert, check_model, check_refiner, chosen, hand_over, refining
 from marmo.pipelines.pixels import to_pictures, to_tensor
 from marmo.pipelines.preview import linear_preview, tiny_preview
-from marmo.pipelines.provenance import records
+from marmo.pipelines.provenance import records, weight_hashes
 from marmo.pipelines.text_encoders import Encoded, TextEncoders, Tower
 from marmo.request import ImageRequest
 from marmo.text.bpe import ClipTokenizer, clip_tokenizer
 from marmo.text.prompt import Chunk, TokenizedPrompt, tokenize
-from marmo.weights.forms import Network
 from marmo.weights.keymap import fill
+from marmo.weights.kinds import Slot
 
 LATENTS_PER_CALL = 16 * 64 * 64
 """More rows than this many latents are asked in several calls, so that a large batch does not need a large memory."""
@@ -55,12 +56,20 @@ class LatentDiffusion:
     Args:
         card: the model; its weights are not read before `load` or the first picture.
         preview: a tiny decoder, already loaded, for `Step.preview`; without one the preview has a pixel per latent.
+        refiner: a second model, which paints the end of the requests that name it.
     """
 
     def __init__(
-        self, card: LatentCard, device: torch.device, dtype: torch.dtype, preview: TinyDecoder | None = None
+        self,
+        card: LatentCard,
+        device: torch.device,
+        dtype: torch.dtype,
+        preview: TinyDecoder | None = None,
+        refiner: "LatentDiffusion | None" = None,
     ) -> None:
-        self.card, self.device, self.dtype = card, device, dtype
+        self.card, self.device, self.dtype, self.refiner = card, device, dtype, refiner
+        if refiner is not None:
+            check_refiner(card, refiner.card)
         self.tokenizer = ClipTokenizer.from_folder(card.tokenizer) if card.tokenizer else clip_tokenizer()
         self.parametrisation = Parametrisation(card.target, noise.NoiseTable(card.betas))
         with blueprint():
@@ -73,12 +82,14 @@ class LatentDiffusion:
         """Read the weights, if they are not read yet."""
         if self.loaded:
             return
-        for name, network in self.networks.items():
-            fill(network, self.card.weights[name], self.dtype, self.device)
+        for slot, network in self.networks.items():
+            fill(network, self.card.weights[slot], self.dtype, self.device)
+        if self.refiner is not None:
+            self.refiner.load()
         self.loaded = True
 
     @property
-    def networks(self) -> dict[Network, nn.Module]:
+    def networks(self) -> dict[Slot, nn.Module]:
         """The networks by the names of their weights in the card."""
         return {**self._text_networks(), "unet": self.unet, "vae": self.vae}
 
@@ -104,21 +115,24 @@ class LatentDiffusion:
             self.load()
         yield Stage("encoding")
         prompts = [self._tokenize(prompt) for prompt in (request.prompt, resolved(request.negative_prompt))]
-        guidance = self._guidance(request, prompts)
+        experts = self._experts(request, prompts)
         x = self._start(request, sigmas, source, picture)
         sampling = samplers.sampling(
             resolved(request.sampler), x, sigmas, lambda s, t: self._fresh(source, x), request.eta
         )
-        latents = yield from self._walk(sampling, guidance, len(sigmas) - 1)
+        latents = yield from self._walk(sampling, experts, len(sigmas) - 1)
         yield Stage("decoding")
-        pictures = [picture for row in torch.split(latents, 1) for picture in to_pictures(self._decode(row))]
-        notes = tuple(_too_long(prompt) for prompt in prompts if prompt.ignored)
-        yield Result(tuple(pictures), records(request, self.card, sigmas, self.device, self.dtype), notes)
+        decoded = [self._decode(row) for row in torch.split(latents, 1)]
+        pictures = [picture for pixels, _ in decoded for picture in to_pictures(pixels)]
+        notes = [_too_long(prompt) for prompt in prompts if prompt.ignored]
+        notes += [first_stage.WIDENED] * any(widened for _, widened in decoded)
+        yield Result(
+            tuple(pictures), records(request, self._cards(request), sigmas, self.device, self.dtype), tuple(notes)
+        )
 
     def resolve(self, request: ImageRequest) -> ImageRequest:
         """The request with nothing left open; see `ImageRequest.resolve`.  Another model's request is refused."""
-        if request.model is not None and Path(request.model).name != self.card.name:
-            raise ValueError(f"the request is for the model {request.model}, and this is {self.card.name}")
+        check_model(request, self.card, None if self.refiner is None else self.refiner.card)
         return self._sized(request).resolve(self.card.defaults)
 
     def sigmas(self, request: ImageRequest) -> Tensor:
@@ -155,6 +169,26 @@ class LatentDiffusion:
     def _tokenize(self, prompt: str) -> TokenizedPrompt:
         return tokenize(prompt, self.tokenizer, self.encoders.context_length)
 
+    def _experts(self, request: ImageRequest, prompts: Sequence[TokenizedPrompt]) -> tuple[Expert, ...]:
+        """Who paints which part of the way."""
+        first = Expert(math.inf, self, self._guidance(request, prompts))
+        if self.refiner is None or request.refiner.model is None:
+            return (first,)
+        table, refiner = self.parametrisation.table, self.refiner
+        assert table is not None
+        guidance = refiner._guidance(refining(request, refiner.card), prompts)
+        return first, Expert(hand_over(table, request.refiner.switch), refiner, guidance)
+
+    def hashes(self) -> dict[str, str]:
+        """The sha256 of every weight file, by its name in a record."""
+        cards = [self.card] if self.refiner is None else [self.card, self.refiner.card]
+        return weight_hashes(cards)
+
+    def _cards(self, request: ImageRequest) -> tuple[LatentCard, ...]:
+        """Of all models that paint the request."""
+        second = () if self.refiner is None or request.refiner.model is None else (self.refiner.card,)
+        return self.card, *second
+
     def _guidance(self, request: ImageRequest, prompts: Sequence[TokenizedPrompt]) -> Guidance[Condition]:
         """The prompt's pull, as the request wants it."""
         scale, details = resolved(request.guidance_scale), request.guidance
@@ -190,18 +224,24 @@ class LatentDiffusion:
             amplitude = (1 + sigma**2).sqrt() if request.start == "diffusers" else sigma
             return source.normal(shape).to(self.device) * amplitude
         pixels = to_tensor(picture, width, height).to(self.device)
-        moments = first_stage.encode(self.vae, pixels)
-        x0 = self._finite(moments.sample(source.normal(shape).to(self.device)), "vae")
+        x0 = self._moments(pixels).sample(source.normal(shape).to(self.device))
         return x0 + source.normal(shape).to(self.device) * sigma
+
+    def _moments(self, pixels: Tensor) -> Moments:
+        moments = first_stage.encode(self.vae, pixels)
+        if not bool(torch.isfinite(moments.mean).all()) and self.dtype != torch.float32:
+            with first_stage.widened(self.vae):
+                moments = first_stage.encode(self.vae, pixels)
+        return Moments(self._finite(moments.mean, "vae"), self._finite(moments.logvar, "vae"))
 
     def _fresh(self, source: noise.NoiseSource, like: Tensor) -> Tensor:
         return source.normal(like.shape[1:]).to(like.device)
 
     def _walk(
-        self, sampling: samplers.Sampling, guidance: Guidance[Condition], total: int
+        self, sampling: samplers.Sampling, experts: Sequence[Expert], total: int
     ) -> Generator[Step, None, Tensor]:
         """Drive the sampler, showing every answer."""
-        driven = samplers.drive(sampling, lambda query: self._answer(query, guidance))
+        driven = samplers.drive(sampling, lambda query: chosen(experts, query.sigma).answer(query))
         while True:
             try:
                 query, prediction = next(driven)
@@ -209,21 +249,27 @@ class LatentDiffusion:
                 return end.value
             yield Step(query.index, total, float(query.sigma), prediction.x0, self.preview)
 
-    def _answer(self, query: samplers.Query, guidance: Guidance[Condition]) -> samplers.Prediction:
+    def answer(self, query: samplers.Query, guidance: Guidance[Condition]) -> samplers.Prediction:
+        """What the network sees under a guidance."""
         rows = guidance.rows(query.index, float(query.sigma))
         x0s = self.ask([Question(query.x, query.sigma, row) for row in rows])
         prediction = guidance.combine(query, x0s)
         self._finite(prediction.x0, "unet")
         return prediction
 
-    def _decode(self, latents: Tensor) -> Tensor:
-        return self._finite(first_stage.decode(self.vae, latents), "vae")
+    def _decode(self, latents: Tensor) -> tuple[Tensor, bool]:
+        """Pixels, and whether half precision was too narrow for them."""
+        pixels = first_stage.decode(self.vae, latents)
+        if self.dtype == torch.float32 or bool(torch.isfinite(pixels).all()):
+            return self._finite(pixels, "vae"), False
+        with first_stage.widened(self.vae):
+            return self._finite(first_stage.decode(self.vae, latents), "vae"), True
 
-    def _text_networks(self) -> dict[Network, nn.Module]:
+    def _text_networks(self) -> dict[Slot, nn.Module]:
         towers = zip(self.card.towers, self.encoders.towers, strict=True)
-        return {card.network: tower.network for card, tower in towers}
+        return {card.slot: tower.network for card, tower in towers}
 
-    def _finite(self, values: Tensor, *networks: Network) -> Tensor:
+    def _finite(self, values: Tensor, *networks: Slot) -> Tensor:
         """The values themselves, which these networks made, or `ValueError` that says why they are not numbers."""
         if bool(torch.isfinite(values).all()):
             return values
