@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.checkpoint import FAMILIES, SIZES, FamilyName
+from marmo.models import unet
 from marmo.models.clip import ClipConfig
 from marmo.models.clip_resnet import ClipResNetConfig
-from marmo.models.clip_text import VIT_BIGG_14_TEXT, ClipTextConfig
+from marmo.models.clip_text import VIT_BIGG_14_TEXT, VIT_L_14_TEXT, ClipTextConfig
 from marmo.models.clip_vision import ClipVisionConfig
 from marmo.models.tiny_decoder import TAESD
+from marmo.models.vae import KL_F8
 from marmo.weights import kinds
 from marmo.weights.checkpoint import Checkpoint, network_of, open_checkpoint
 from marmo.weights.forms import Network, NetworkConfig, expected, recognise, written
@@ -484,7 +486,7 @@ def write_middling(path: Path, dtype: torch.dtype) -> None:
     """75 million numbers."""
     configs: Mapping[Network, NetworkConfig] = {
         "text": replace(VIT_L_14_TEXT, width=256, num_layers=4, num_heads=4),
-        "unet": replace(SD1, channels=(64, 160, 320, 320), context_width=256),
+        "unet": replace(unet.SD1, channels=(64, 160, 320, 320), context_width=256),
         "vae": replace(KL_F8, channels=(64, 128, 256, 256)),
     }
     parts: list[Tensors] = []
