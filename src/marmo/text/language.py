@@ -1,0 +1,131 @@
+"""The languages that prompts are written in, each as four functions from text to tokens.
+
+    parts      the prompts between the ANDs, with their weights
+    plan       what a part says at each step
+    sections   how much of each of its words
+    chunks     the tokens that a text encoder reads at once
+
+docs/prompts.md says what each language means and where the programs differ.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Literal
+
+from marmo.text import chunks as cutting
+from marmo.text.bpe import ClipTokenizer
+from marmo.text.comfyui import comfyui_sections
+from marmo.text.composition import Part, a1111_parts, default_parts, whole
+from marmo.text.plan import Plan, a1111_plan, default_plan, fixed_plan
+from marmo.text.prompt import Chunk
+from marmo.text.weights import Sections, Segment, a1111_sections, default_sections, plain_sections
+
+LanguageName = Literal["marmo", "a1111", "comfyui", "plain"]
+
+MAX_BRACKETS = 10_000
+MAX_WEIGHT = 100.0
+MAX_CHUNKS = 32
+BRACKETS = "()[]（）［］"
+# Both kinds of brackets end at the next one, so that nothing is read twice.
+ADAPTER = re.compile(r"<(lora|lyco|hypernet):([^<>]*+)>|\b(embedding):([^\s,:()\[\]]++)")
+KINDS = {"lora": "LoRA", "lyco": "LoRA", "hypernet": "hypernetwork", "embedding": "embedding"}
+
+
+@dataclass(frozen=True)
+class Language:
+    """What the marks in a prompt mean."""
+
+    parts: Callable[[str], tuple[Part, ...]]
+    plan: Callable[[str], Plan]
+    sections: Callable[[str], Sections]
+    chunks: Callable[[Sections, ClipTokenizer, int], list[Chunk]]
+
+
+PLAIN = Language(whole, fixed_plan, plain_sections, cutting.default_chunks)
+LANGUAGES: Mapping[LanguageName, Language] = {
+    "marmo": Language(default_parts, default_plan, default_sections, cutting.default_chunks),
+    "a1111": Language(a1111_parts, a1111_plan, a1111_sections, cutting.a1111_chunks),
+    "comfyui": Language(whole, fixed_plan, comfyui_sections, cutting.comfyui_chunks),
+    "plain": PLAIN,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedPart:
+    """A prompt between ANDs, read."""
+
+    plan: Plan
+    weight: float
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """A prompt, read as far as it can be without a tokenizer."""
+
+    parts: tuple[PlannedPart, ...]
+    language: Language
+    notes: tuple[str, ...]
+    """What the user should know"""
+
+    def chunks(self, text: str, tokenizer: ClipTokenizer, length: int) -> tuple[list[Chunk], str]:
+        """What one of the plans says as chunks of at most `length` tokens with start and end, and what is left out."""
+        sections = self.language.sections(text)
+        _check_weights(chain.from_iterable(sections))
+        chunks = self.language.chunks(sections, tokenizer, length - 2)
+        ignored = [token for chunk in chunks[MAX_CHUNKS:] for token in chunk.ids]
+        return chunks[:MAX_CHUNKS], tokenizer.decode(ignored)
+
+
+def read_prompt(prompt: str, name: LanguageName, negative: bool = False) -> Prompt:
+    """Reads a prompt; `ValueError`, naming it, for an adapter inside and for a weight beyond 100.
+
+    Args:
+        negative: it says what the picture shall keep away from.  AND is a word in it, as in A1111.
+    """
+    language, notes = LANGUAGES[name], list[str]()
+    if name != "plain":
+        _refuse_adapters(prompt)
+        if _num_brackets(prompt) > MAX_BRACKETS:
+            language = PLAIN
+            notes.append(f"a prompt has more than {MAX_BRACKETS} brackets; it was read as plain text")
+    parts = whole(prompt) if negative else language.parts(prompt)
+    if negative and len(language.parts(prompt)) > 1:
+        notes.append("AND joins prompts only; in the negative prompt it was read as a word")
+    planned = tuple(PlannedPart(language.plan(part.text), part.weight) for part in parts)
+    _check_weights(Segment(part.text, part.weight) for part in parts)
+    notes += [note for part in planned for note in _late_changes(part.plan)]
+    return Prompt(planned, language, tuple(notes))
+
+
+def _num_brackets(prompt: str) -> int:
+    return sum(prompt.count(bracket) for bracket in BRACKETS)
+
+
+def _refuse_adapters(prompt: str) -> None:
+    found = ADAPTER.search(prompt)
+    if found is None:
+        return
+    kind, name = found[1] or found[3], (found[2] or found[4] or "").split(":")[0]
+    raise ValueError(
+        f"the prompt asks for the {KINDS[kind]} {name!r:.100}, and adapters are not read yet; take {found[0]!r:.100} out"
+    )
+
+
+def _check_weights(segments: Sequence[Segment] | chain[Segment]) -> None:
+    for text, weight in segments:
+        if not abs(weight) <= MAX_WEIGHT:
+            raise ValueError(
+                f"the weight {weight:g} of {text.strip()!r:.60} in the prompt is too large; "
+                f"weights lie between -{MAX_WEIGHT:g} and {MAX_WEIGHT:g}"
+            )
+
+
+def _late_changes(plan: Plan) -> Sequence[str]:
+    """`[word:1.1]` is often meant as a weight."""
+    late = {change.when for change in plan.changes if change.is_share and change.when >= 1}
+    return [
+        f"[...:{when:g}] changes the prompt after the last step, so never; for a weight write (...:{when:g})"
+        for when in sorted(late)
+    ]
