@@ -13,10 +13,10 @@ from marmo.models.unet import UNetConfig
 from marmo.models.vae import VAEConfig
 from marmo.nn.blueprint import blueprint
 from marmo.nn.device import choose_device, choose_dtype
-from marmo.pipelines.card import Card, LatentCard
+from marmo.pipelines.card import Card, LatentCard, TowerCard
 from marmo.pipelines.latent import LatentDiffusion
 from marmo.request import Defaults, ImageRequest, explain
-from marmo.text.bpe import ClipTokenizer
+from marmo.text.bpe import ClipTokenizer, clip_tokenizer
 from marmo.weights.checkpoint import Checkpoint, open_checkpoint
 from marmo.weights.forms import Json
 from marmo.weights.keymap import fill
@@ -76,7 +76,7 @@ def latent_card(checkpoint: Checkpoint) -> LatentCard:
             return LatentCard(
                 path=checkpoint.path,
                 files=checkpoint.files,
-                text=text,
+                towers=(TowerCard(network="text", config=text, pad=_pad(checkpoint), final_norm=True),),
                 unet=unet,
                 vae=vae,
                 weights={network: part.tensors for network, part in checkpoint.parts.items()},
@@ -106,6 +106,11 @@ def _check_fit(path: Path, text: ClipTextConfig, unet: UNetConfig, vae: VAEConfi
         raise ValueError(
             f"{path}: its text encoder knows {text.vocab_size} tokens, and CLIP's tokenizer has {ClipTokenizer.END + 1}"
         )
+
+
+def _pad(checkpoint: Checkpoint) -> int:
+    tokenizer = ClipTokenizer.from_folder(checkpoint.tokenizer) if checkpoint.tokenizer else clip_tokenizer()
+    return tokenizer.pad
 
 
 def _target(scheduler: Json) -> Target:

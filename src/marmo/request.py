@@ -25,6 +25,7 @@ SamplerName = Literal["euler", "euler_ancestral", "ddim", "ddpm", "heun", "dpmpp
 ScheduleName = Literal["normal", "karras", "exponential", "simple", "trailing", "leading", "linspace"]
 NoiseSourceName = Literal["torch-cpu"]
 StartRule = Literal["diffusers", "a1111"]
+EmptyNegative = Literal["zeros", "encoded"]
 
 # The amount of fresh noise that a sampler adds by default; a sampler that is not listed adds none and takes no `eta`.
 ETA: Mapping[SamplerName, float] = {"euler_ancestral": 1.0, "ddim": 0.0, "ddpm": 1.0}
@@ -95,6 +96,31 @@ class Guidance(Schema):
         return self
 
 
+class Told(Schema):
+    """What SDXL is told beside the words (Podell et al. 2023, section 2.2).  Sizes are the picture's own by default."""
+
+    original_width: int | None = Field(
+        default=None, ge=1, le=MAX_SIDE, description="Width that the picture shall seem to have come with"
+    )
+    original_height: int | None = Field(
+        default=None, ge=1, le=MAX_SIDE, description="Height that the picture shall seem to have come with"
+    )
+    crop_left: int = Field(default=0, ge=0, le=MAX_SIDE, description="Pixels that shall seem cut off on the left")
+    crop_top: int = Field(default=0, ge=0, le=MAX_SIDE, description="Pixels that shall seem cut off at the top")
+    target_width: int | None = Field(
+        default=None, ge=1, le=MAX_SIDE, description="Width that the picture shall seem to be cut for"
+    )
+    target_height: int | None = Field(
+        default=None, ge=1, le=MAX_SIDE, description="Height that the picture shall seem to be cut for"
+    )
+    score: float | None = Field(
+        default=None, ge=0, le=10, description="For the refiner: how well people shall like the picture; by default 6"
+    )
+    negative_score: float | None = Field(
+        default=None, ge=0, le=10, description="For the refiner, beside the negative prompt; by default 2.5"
+    )
+
+
 class ImageRequest(Schema):
     """Everything that decides a picture.  `None` is the model's default; see `resolve`."""
 
@@ -103,6 +129,10 @@ class ImageRequest(Schema):
         default=None, max_length=100_000, description="What the picture should keep away from"
     )
     model: str | None = Field(default=None, max_length=4096, description="A checkpoint file or a diffusers folder")
+    empty_negative: EmptyNegative | None = Field(
+        default=None,
+        description="What an empty negative prompt is: its encoding, or zeros, as SDXL's base was trained",
+    )
     width: int | None = Field(
         default=None, ge=8, le=MAX_SIDE, description="Pixels; by default the model's, or init_image's"
     )
@@ -119,6 +149,7 @@ class ImageRequest(Schema):
         default=None, description="How the noise levels are spaced"
     )
     guidance_scale: float | None = Field(default=None, ge=0, le=100, description="Pull towards the prompt; 1 is none")
+    told: Told = Field(default=Told(), description="What SDXL is told beside the words")
     guidance: Guidance = Field(default=Guidance(), description="Details of the guidance")
     eta: float | None = Field(
         default=None, ge=0, le=2, description="Fresh noise per step, for the samplers that have it"
@@ -139,7 +170,7 @@ class ImageRequest(Schema):
         description="Whose start: diffusers' (unit-variance noise) or A1111's (noise times sigma, one step more)",
     )
     clip_skip: int | None = Field(
-        default=None, ge=1, le=12, description="Which layer of CLIP's text tower is read, counted from the end"
+        default=None, ge=1, le=32, description="Which layer of every text tower is read, counted from the end"
     )
 
     def resolve(self, defaults: "Defaults") -> "ImageRequest":
@@ -192,6 +223,7 @@ class Defaults(Schema):
     """What a model fills in for `None`, which fields it does not use, and the sizes that it paints."""
 
     negative_prompt: str = ""
+    empty_negative: EmptyNegative = "encoded"
     width: int = 512
     height: int = 512
     steps: int = 25
@@ -218,7 +250,7 @@ def explain(error: ValidationError) -> str:
 
 
 def _clause(kind: str, place: list[str], message: str, value: object) -> str:
-    fields = {*ImageRequest.model_fields, *Guidance.model_fields}
+    fields = {*ImageRequest.model_fields, *Guidance.model_fields, *Told.model_fields}
     if kind == "extra_forbidden":
         near = get_close_matches(place[-1], fields, n=1)
         return f"{'.'.join(place)}: no such field" + (f"; did you mean {near[0]}?" if near else "")

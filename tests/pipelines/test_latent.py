@@ -17,8 +17,9 @@ from marmo.diffusion.noise import TorchCpu
 from marmo.models.tiny_decoder import TAESD
 from marmo.models.unet import TransformerBlock
 from marmo.pipelines import first_stage, latent
+from marmo.pipelines.conditions import Condition
 from marmo.pipelines.events import Event, Result, Stage, Step
-from marmo.pipelines.latent import Condition, LatentDiffusion, Question
+from marmo.pipelines.latent import LatentDiffusion, Question
 from marmo.pipelines.pixels import to_pictures, to_tensor
 from marmo.request import Guidance, ImageRequest
 from marmo.weights.forms import expected, written
@@ -252,9 +253,10 @@ def test_outside_the_interval_the_condition_alone_is_asked(model: LatentDiffusio
 @pytest.mark.long
 def test_keys_and_values_of_a_prompt_are_made_once(model: LatentDiffusion):
     blocks = [module for module in model.unet.modules() if isinstance(module, TransformerBlock)]
-    with calls(blocks[0].cross.k) as keys, calls(blocks[-1].cross.v) as values, calls(model.text) as texts:
+    text = model.encoders.towers[0].network
+    with calls(blocks[0].cross.k) as keys, calls(blocks[-1].cross.v) as values, calls(text.blocks[0]) as texts:
         model.generate(request(num_images=3, steps=5))
-    assert texts == [2]  # both prompts together
+    assert texts == [1, 1]
     assert keys == values == [1, 1]
 
 
@@ -438,7 +440,7 @@ def test_an_overflow_in_half_precision_asks_for_float32(stand_in: Path):
     card = catalog.find(stand_in)
     model = LatentDiffusion(card, torch.device("cpu"), torch.float16)
     model.load()
-    for weight in model.text.parameters():
+    for weight in model.networks["text"].parameters():
         weight.data.fill_(6e4)
     with pytest.raises(ValueError, match=r"^the text overflowed in float16; load the model with dtype float32$"):
         model.generate(request())

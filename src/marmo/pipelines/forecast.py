@@ -22,6 +22,8 @@ DECODER_COPIES = 4
 PROCESS_BYTES = 350 << 20
 """Python, torch and its threads before any weight."""
 
+PROMPT_TOKENS = 77
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -64,9 +66,10 @@ def _step_flops(card: LatentCard, request: ImageRequest) -> int:
     with blueprint():
         unet = UNet(card.unet)
         x = torch.empty(_rows(request), card.unet.in_channels, *_size(card, request))
-        context = unet.project(torch.empty(1, card.text.context_length, card.text.width))
+        context = unet.project(torch.empty(1, PROMPT_TOKENS, card.unet.context_width))
+        vector = torch.empty(1, card.unet.vector_width)
         with FlopCounterMode(display=False) as counter:
-            unet(x, torch.empty(len(x)), context)
+            unet(x, torch.empty(len(x)), context, vector)
     return counter.get_total_flops()
 
 

@@ -4,6 +4,7 @@ Rombach et al. 2022.  Shapes: B pictures, C latent channels, H W height and widt
 """
 
 from collections.abc import Generator, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -17,31 +18,27 @@ from marmo.diffusion.guidance import ClassifierFree, Guidance, Unguided
 from marmo.files.pictures import decode_image
 from marmo.models.clip_text import ClipText
 from marmo.models.tiny_decoder import TinyDecoder
-from marmo.models.unet import Context, UNet
+from marmo.models.unet import UNet
 from marmo.models.vae import VAE
-from marmo.nn.attention import KeysValues
 from marmo.nn.blueprint import blueprint
 from marmo.pipelines import first_stage
-from marmo.pipelines.card import LatentCard
+from marmo.pipelines.card import LatentCard, TowerCard
+from marmo.pipelines.conditions import Condition, Conditions, stack
 from marmo.pipelines.events import Event, Result, Stage, Step
 from marmo.pipelines.pixels import to_pictures, to_tensor
 from marmo.pipelines.preview import linear_preview, tiny_preview
 from marmo.pipelines.provenance import records
+from marmo.pipelines.text_encoders import Encoded, TextEncoders, Tower
 from marmo.request import ImageRequest
 from marmo.text.bpe import ClipTokenizer, clip_tokenizer
-from marmo.text.prompt import TokenizedPrompt, tokenize
+from marmo.text.prompt import Chunk, TokenizedPrompt, tokenize
+from marmo.weights.forms import Network
 from marmo.weights.keymap import fill
 
 LATENTS_PER_CALL = 16 * 64 * 64
 """More rows than this many latents are asked in several calls, so that a large batch does not need a large memory."""
 
 T = TypeVar("T")
-
-
-class Condition(NamedTuple):
-    """What a row of the U-Net is told: a prompt, as the keys and values that its cross-attentions made of it once."""
-
-    context: Context
 
 
 class Question(NamedTuple):
@@ -67,7 +64,8 @@ class LatentDiffusion:
         self.tokenizer = ClipTokenizer.from_folder(card.tokenizer) if card.tokenizer else clip_tokenizer()
         self.parametrisation = Parametrisation(card.target, noise.NoiseTable(card.betas))
         with blueprint():
-            self.text, self.unet, self.vae = ClipText(card.text), UNet(card.unet), VAE(card.vae)
+            self.encoders = TextEncoders(tuple(_tower(tower) for tower in card.towers))
+            self.unet, self.vae = UNet(card.unet), VAE(card.vae)
         self.preview = linear_preview(self.vae) if preview is None else tiny_preview(preview)
         self.loaded = False
 
@@ -80,9 +78,9 @@ class LatentDiffusion:
         self.loaded = True
 
     @property
-    def networks(self) -> dict[str, nn.Module]:
-        """The three networks by the names of their weights in the card."""
-        return {"text": self.text, "unet": self.unet, "vae": self.vae}
+    def networks(self) -> dict[Network, nn.Module]:
+        """The networks by the names of their weights in the card."""
+        return {**self._text_networks(), "unet": self.unet, "vae": self.vae}
 
     def generate(self, request: ImageRequest) -> Result:
         """Paint a request to its end."""
@@ -136,17 +134,14 @@ class LatentDiffusion:
         """x0 for every question, B C H W each, float32.  Questions of many pictures and steps may stand together."""
         x = torch.cat([question.x for question in questions])
         sigma = torch.cat([question.sigma.expand(len(question.x)) for question in questions])
-        contexts = [question.condition.context for question in questions for _ in question.x]
-        rows = max(1, LATENTS_PER_CALL // (x.shape[2] * x.shape[3]))
-        x0 = [
-            self._denoise(x[first : first + rows], sigma[first : first + rows], contexts[first : first + rows])
-            for first in range(0, len(x), rows)
-        ]
+        conditions = [question.condition for question in questions for _ in question.x]
+        most = max(1, LATENTS_PER_CALL // (x.shape[2] * x.shape[3]))
+        x0 = [self._denoise(x[rows], sigma[rows], conditions[rows]) for rows in _calls(conditions, most)]
         return list(torch.split(torch.cat(x0), [len(question.x) for question in questions]))
 
-    def _denoise(self, x: Tensor, sigma: Tensor, contexts: Sequence[Context]) -> Tensor:
-        context = _stack(contexts)
-        return denoise(lambda x, t: self.unet(x.to(self.dtype), t, context), self.parametrisation, x, sigma)
+    def _denoise(self, x: Tensor, sigma: Tensor, conditions: Sequence[Condition]) -> Tensor:
+        context, vector = stack(conditions)
+        return denoise(lambda x, t: self.unet(x.to(self.dtype), t, context, vector), self.parametrisation, x, sigma)
 
     def _sized(self, request: ImageRequest) -> ImageRequest:
         """A request that starts from a picture and names no size has the picture's, cut to what the model can paint."""
@@ -158,21 +153,31 @@ class LatentDiffusion:
         return ImageRequest.model_validate(request.model_copy(update={"width": width, "height": height}).model_dump())
 
     def _tokenize(self, prompt: str) -> TokenizedPrompt:
-        return tokenize(prompt, self.tokenizer, self.card.text.context_length)
+        return tokenize(prompt, self.tokenizer, self.encoders.context_length)
 
     def _guidance(self, request: ImageRequest, prompts: Sequence[TokenizedPrompt]) -> Guidance[Condition]:
         """The prompt's pull, as the request wants it."""
         scale, details = resolved(request.guidance_scale), request.guidance
-        asked = prompts[:1] if scale == 1 else prompts
-        ids = torch.tensor([prompt.ids for prompt in asked], device=self.device)  # rows T
-        states = self._finite(self.text(ids, resolved(request.clip_skip)), "text")
-        cond, *uncond = (Condition(self.unet.project(row)) for row in torch.split(states, 1))
+        conditions = Conditions(self.unet, self.card.told, request)
+        cond = conditions.of(self._encode(prompts[0], request))
+        uncond = [
+            conditions.of(self._encode(prompt, request), negative=True, empty=not prompt.num_tokens)
+            for prompt in prompts[1:]
+            if scale != 1
+        ]
         if not uncond:
             return Unguided(cond)
         high = float("inf") if details.high_sigma is None else details.high_sigma
         return ClassifierFree(
             cond, uncond[0], scale, self.parametrisation, details.rescale, low=details.low_sigma, high=high
         )
+
+    def _encode(self, prompt: TokenizedPrompt, request: ImageRequest) -> Encoded:
+        ids = prompt.ids[1 : 1 + prompt.num_tokens]
+        chunk = Chunk(ids, (1.0,) * len(ids))
+        encoded = self.encoders.encode([chunk], resolved(request.clip_skip), lambda states, weights, empty: states)
+        self._finite(encoded.states, *self._text_networks())
+        return encoded
 
     def _start(
         self, request: ImageRequest, sigmas: Tensor, source: noise.NoiseSource, picture: Image.Image | None
@@ -214,19 +219,24 @@ class LatentDiffusion:
     def _decode(self, latents: Tensor) -> Tensor:
         return self._finite(first_stage.decode(self.vae, latents), "vae")
 
-    def _finite(self, values: Tensor, network: str) -> Tensor:
-        """The values themselves, or `ValueError` that says why they are not numbers."""
+    def _text_networks(self) -> dict[Network, nn.Module]:
+        towers = zip(self.card.towers, self.encoders.towers, strict=True)
+        return {card.network: tower.network for card, tower in towers}
+
+    def _finite(self, values: Tensor, *networks: Network) -> Tensor:
+        """The values themselves, which these networks made, or `ValueError` that says why they are not numbers."""
         if bool(torch.isfinite(values).all()):
             return values
-        for name, weight in self.networks[network].named_parameters():
-            if not bool(torch.isfinite(weight).all()):
-                raise ValueError(
-                    f"{self.card.name} is damaged: {network} weight {name} holds values that are no numbers"
-                )
+        for network in networks:
+            for name, weight in self.networks[network].named_parameters():
+                if not bool(torch.isfinite(weight).all()):
+                    raise ValueError(
+                        f"{self.card.name} is damaged: {network} weight {name} holds values that are no numbers"
+                    )
         if self.dtype == torch.float32:
-            raise ValueError(f"{self.card.name} is damaged: its {network} overflows even in float32")
+            raise ValueError(f"{self.card.name} is damaged: its {networks[0]} overflows even in float32")
         name = str(self.dtype).removeprefix("torch.")
-        raise ValueError(f"the {network} overflowed in {name}; load the model with dtype float32")
+        raise ValueError(f"the {networks[0]} overflowed in {name}; load the model with dtype float32")
 
 
 def resolved(value: T | None) -> T:
@@ -248,7 +258,14 @@ def _too_long(prompt: TokenizedPrompt) -> str:
     return f"the model reads {prompt.num_tokens} tokens of a prompt; it did not see: {prompt.ignored.strip()}"
 
 
-def _stack(contexts: Sequence[Context]) -> Context:
-    """One context per row, of batch 1 each -> one context of the whole batch."""
-    layers = zip(*contexts, strict=True)
-    return [KeysValues(*(torch.cat(part) for part in zip(*layer, strict=True))) for layer in layers]
+def _tower(card: TowerCard) -> Tower:
+    return Tower(ClipText(card.config), card.pad, card.final_norm)
+
+
+def _calls(conditions: Sequence[Condition], most: int) -> Iterator[slice]:
+    """The rows in slices of at most `most`, each of prompts of one length, which alone can be stacked."""
+    first = 0
+    for _, rows in groupby(condition.length for condition in conditions):
+        end = first + len(list(rows))
+        yield from (slice(start, min(start + most, end)) for start in range(first, end, most))
+        first = end

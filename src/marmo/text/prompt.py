@@ -6,6 +6,14 @@ from marmo.text.bpe import ClipTokenizer
 
 
 @dataclass(frozen=True)
+class Chunk:
+    """As much of a prompt as a text encoder reads at once, without start, end and padding."""
+
+    ids: tuple[int, ...]
+    weights: tuple[float, ...]  # one per id; 1.0 is plain
+
+
+@dataclass(frozen=True)
 class TokenizedPrompt:
     """A prompt as a text encoder reads it, and the part that it never sees."""
 

@@ -21,7 +21,7 @@ from marmo.weights.keymap import Rule, shapes
 from marmo.weights.maps import clip, clip_config, tiny_decoder, unet, vae
 from marmo.weights.store import TensorInfo
 
-Network = Literal["text", "unet", "vae", "clip", "tiny_decoder"]
+Network = Literal["text", "text2", "unet", "vae", "clip", "tiny_decoder"]
 NetworkConfig = ClipTextConfig | UNetConfig | VAEConfig | ClipConfig | TinyDecoderConfig
 Family = Literal["original", "diffusers"]
 """Whose names: those of the network's authors, in single files, or those of diffusers and transformers, in folders."""
