@@ -33,29 +33,33 @@ def comfyui_sections(text: str) -> Sections:
 
 
 def _segments(text: str) -> Iterator[tuple[str, float]]:
-    groups = iter([*sorted(_groups(text), key=lambda group: group.open), _Group(len(text), 0, -1, 0, None)])
+    groups, cut = _groups(text)
+    opening = iter([*sorted(groups, key=lambda group: group.open), _Group(len(text), 0, -1, 0, None)])
     inside: list[tuple[_Group, float]] = []
-    group, weight, position = next(groups), 1.0, 0
+    group, weight, position = next(opening), 1.0, 0
     while position < len(text) or inside:
-        if inside and inside[-1][0].end <= group.open:
-            left, outer = inside.pop()
-            yield text[position : left.end], weight
-            position, weight = left.close + 1, outer
-            continue
-        yield text[position : group.open], weight
-        position = group.open + 1
-        if group.open == len(text):
+        left = inside[-1][0] if inside and inside[-1][0].end <= group.open else None
+        end = left.end if left else group.open
+        yield from ((part, weight) for part in _cut(text, position, end, cut))
+        if left:
+            position, weight = left.close + 1, inside.pop()[1]
+        elif group.open < len(text):
+            inside.append((group, weight))
+            position, weight = group.open + 1, weight * MORE if group.weight is None else group.weight
+            group = next(opening)
+        else:
             return
-        inside.append((group, weight))
-        weight = weight * MORE if group.weight is None else group.weight
-        group = next(groups)
 
 
-def _groups(text: str) -> list[_Group]:
-    """Every bracket pair that acts.
+def _cut(text: str, start: int, end: int, cut: int) -> tuple[str, ...]:
+    return (text[start:cut], text[cut:end]) if start < cut < end else (text[start:end],)
 
-    A closing bracket without a partner switches brackets off until an opening one makes up for it.  Brackets that stay
-    open are words, except where the text ends in a closing one: that one then belongs to the first of them.
+
+def _groups(text: str) -> tuple[list[_Group], int]:
+    """Every bracket pair that acts, and where the words begin that hold no more marks.
+
+    A closing bracket without a partner switches brackets off until an opening one makes up for it.  One that stays open
+    makes words of all that follows, except where the text ends in a closing one, which then is its partner.
     """
     groups: dict[int, _Group] = {}  # by where they close
     open_brackets: list[int] = []
@@ -72,7 +76,8 @@ def _groups(text: str) -> list[_Group]:
             debt += 1
         colon = position if mark[0] == ":" else -1
     late = _pairs_at_the_end(text, open_brackets, groups)
-    return [*groups.values(), *late]
+    cut = open_brackets[len(late)] if len(late) < len(open_brackets) else len(text)
+    return [group for group in (*groups.values(), *late) if group.open < cut], cut
 
 
 def _pairs_at_the_end(text: str, open_brackets: list[int], groups: dict[int, _Group]) -> list[_Group]:

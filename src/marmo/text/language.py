@@ -9,7 +9,7 @@ docs/prompts.md says what each language means and where the programs differ.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Literal
@@ -24,12 +24,14 @@ from marmo.text.weights import Sections, Segment, a1111_sections, default_sectio
 
 LanguageName = Literal["marmo", "a1111", "comfyui", "plain"]
 
-MAX_BRACKETS = 10_000
+MAX_MARKS = 5_000
 MAX_WEIGHT = 100.0
+MAX_PARTS = 32
 MAX_CHUNKS = 32
-BRACKETS = "()[]（）［］"
-# Both kinds of brackets end at the next one, so that nothing is read twice.
-ADAPTER = re.compile(r"<(lora|lyco|hypernet):([^<>]*+)>|\b(embedding):([^\s,:()\[\]]++)")
+MARKS = (*"()[]:|\\（）［］：｜", "AND", "BREAK")
+# Neither reads a character twice.
+NETWORK = re.compile(r"<(lora|lyco|hypernet):([^<>]*+)>")
+EMBEDDING = re.compile(r"(embedding):([^\s,:()\[\]<>]++)")
 KINDS = {"lora": "LoRA", "lyco": "LoRA", "hypernet": "hypernetwork", "embedding": "embedding"}
 
 
@@ -87,33 +89,31 @@ def read_prompt(prompt: str, name: LanguageName, negative: bool = False) -> Prom
     language, notes = LANGUAGES[name], list[str]()
     if name != "plain":
         _refuse_adapters(prompt)
-        if _num_brackets(prompt) > MAX_BRACKETS:
+        if sum(map(prompt.count, MARKS)) > MAX_MARKS:
             language = PLAIN
-            notes.append(f"a prompt has more than {MAX_BRACKETS} brackets; it was read as plain text")
-    parts = whole(prompt) if negative else language.parts(prompt)
-    if negative and len(language.parts(prompt)) > 1:
+            notes.append(f"a prompt holds more than {MAX_MARKS} brackets and other marks; it was read as plain text")
+    parts = language.parts(prompt)
+    if negative and len(parts) > 1:
         notes.append("AND joins prompts only; in the negative prompt it was read as a word")
-    planned = tuple(PlannedPart(language.plan(part.text), part.weight) for part in parts)
+    parts = whole(prompt) if negative else parts
+    if len(parts) > MAX_PARTS:
+        raise ValueError(f"the prompt joins {len(parts)} prompts by AND; at most {MAX_PARTS} are painted together")
     _check_weights(Segment(part.text, part.weight) for part in parts)
+    planned = tuple(PlannedPart(language.plan(part.text), part.weight) for part in parts)
     notes += [note for part in planned for note in _late_changes(part.plan)]
     return Prompt(planned, language, tuple(notes))
 
 
-def _num_brackets(prompt: str) -> int:
-    return sum(prompt.count(bracket) for bracket in BRACKETS)
-
-
 def _refuse_adapters(prompt: str) -> None:
-    found = ADAPTER.search(prompt)
-    if found is None:
-        return
-    kind, name = found[1] or found[3], (found[2] or found[4] or "").split(":")[0]
-    raise ValueError(
-        f"the prompt asks for the {KINDS[kind]} {name!r:.100}, and adapters are not read yet; take {found[0]!r:.100} out"
-    )
+    found = NETWORK.search(prompt) or EMBEDDING.search(prompt)
+    if found is not None:
+        kind, name = KINDS[found[1]], found[2].split(":")[0]
+        raise ValueError(
+            f"the prompt asks for the {kind} {name!r:.100}, and adapters are not read yet; take {found[0]!r:.100} out"
+        )
 
 
-def _check_weights(segments: Sequence[Segment] | chain[Segment]) -> None:
+def _check_weights(segments: Iterable[Segment]) -> None:
     for text, weight in segments:
         if not abs(weight) <= MAX_WEIGHT:
             raise ValueError(

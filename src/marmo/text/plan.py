@@ -23,7 +23,8 @@ WHEN = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 CLOSES = {")": "(", "]": "["}
 NEVER = 10**9  # steps
 
-Pieces: TypeAlias = "Sequence[str | Pieces | Change | Turns]"
+Piece: TypeAlias = "str | Change | Turns | Sequence[Piece]"
+Pieces: TypeAlias = Sequence[Piece]
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,13 +109,13 @@ class _Group:
     """What stands behind an opening bracket so far."""
 
     opener: str
-    parts: list[list[str | Pieces | Change | Turns]] = field(default_factory=lambda: [[]])
+    parts: list[list[Piece]] = field(default_factory=lambda: [[]])
     separators: list[str] = field(default_factory=list[str])
     """As they are written, one fewer than parts"""
     marks: set[str] = field(default_factory=set[str])
     """Which there are, as ASCII"""
 
-    def text(self) -> list[str | Pieces | Change | Turns]:
+    def text(self) -> list[Piece]:
         """The group as what it was written as, where it is no plan."""
         pieces = [self.opener, *self.parts[0]]
         for separator, part in zip(self.separators, self.parts[1:], strict=True):
@@ -172,7 +173,7 @@ class _Reader:
         self.groups.pop()
         self.groups[-1].parts[-1].append(piece)
 
-    def _piece(self, group: _Group, mark: str, written: str) -> Pieces | Change | Turns | None:
+    def _piece(self, group: _Group, mark: str, written: str) -> "Piece | None":
         """A group whose brackets are a pair, or None where the grammar has no such group."""
         if not group.marks or (mark == ")" and group.marks == {":"} and len(group.parts) == 2):
             return [*group.text(), written]
@@ -204,6 +205,8 @@ class _Reader:
 
 def _read(text: str, marks: str) -> tuple[Plan, bool]:
     """The plan, and whether A1111's grammar knows every mark of it.  `marks` is the text with ASCII marks."""
+    if "[" not in marks:
+        return Plan([text]), True
     reader = _Reader()
     position = 0
     for mark in MARK.finditer(marks):
