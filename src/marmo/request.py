@@ -25,6 +25,7 @@ SamplerName = Literal["euler", "euler_ancestral", "ddim", "ddpm", "heun", "dpmpp
 ScheduleName = Literal["normal", "karras", "exponential", "simple", "trailing", "leading", "linspace"]
 NoiseSourceName = Literal["torch-cpu"]
 StartRule = Literal["diffusers", "a1111"]
+SyntaxName = Literal["marmo", "a1111", "comfyui", "plain"]
 EmptyNegative = Literal["zeros", "encoded"]
 
 # The amount of fresh noise that a sampler adds by default; a sampler that is not listed adds none and takes no `eta`.
@@ -127,6 +128,10 @@ class ImageRequest(Schema):
     prompt: str = Field(default="", max_length=100_000, description="What the picture shows")
     negative_prompt: str | None = Field(
         default=None, max_length=100_000, description="What the picture should keep away from"
+    )
+    prompt_syntax: Annotated[SyntaxName, _nearest(get_args(SyntaxName))] = Field(
+        default="marmo",
+        description="Whose brackets and marks the prompts are written in; plain reads them as they stand",
     )
     model: str | None = Field(default=None, max_length=4096, description="A checkpoint file or a diffusers folder")
     empty_negative: EmptyNegative | None = Field(

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from marmo.text.bpe import ClipTokenizer
 from marmo.text.emphasis import Emphasis, interpolated, together
-from marmo.text.language import LANGUAGES, Language
 from marmo.text.prompt import Chunk
+from marmo.text.syntax import SYNTAXES, Syntax
 
 STEPS, ROOM, WIDTH = 10, 75, 6
 ROWS: list[dict[str, Any]] = json.loads(gzip.decompress(Path(__file__).with_name("prompts.json.gz").read_bytes()))
@@ -36,15 +36,15 @@ A1111_ROWS = [
 
 @pytest.mark.parametrize("row", A1111_ROWS, ids=NAMES)
 def test_a_prompt_is_read_as_by_a1111(row: dict[str, Any], tokenizer: ClipTokenizer) -> None:
-    language = LANGUAGES["a1111"]
-    parts = language.parts(row["prompt"])
+    syntax = SYNTAXES["a1111"]
+    parts = syntax.parts(row["prompt"])
     assert [weight for _, weight in parts] == [part["weight"] for part in row["a1111"]]
     for (text, _), expected in zip(parts, row["a1111"], strict=True):
-        plan = language.plan(text)
+        plan = syntax.plan(text)
         ends = plan.ends(STEPS)
         said = [plan.at(end, STEPS) for end in ends]
         assert (ends, said) == (expected["ends"], [expected["texts"][index] for index in expected["which"]])
-        chunks = [_chunks(language, text, tokenizer) for text in expected["texts"]]
+        chunks = [_chunks(syntax, text, tokenizer) for text in expected["texts"]]
         assert [_packed(text) for text in chunks] == [_rounded(text) for text in expected["chunks"]]
         counts = [expected["which"].count(index) for index in range(len(chunks))]
         states = _encode(_even(chunks), together(counts)).reshape(len(chunks), -1, WIDTH)
@@ -53,13 +53,13 @@ def test_a_prompt_is_read_as_by_a1111(row: dict[str, Any], tokenizer: ClipTokeni
 
 @pytest.mark.parametrize("row", ROWS, ids=NAMES)
 def test_a_prompt_is_read_as_by_comfyui(row: dict[str, Any], tokenizer: ClipTokenizer) -> None:
-    chunks = _chunks(LANGUAGES["comfyui"], row["prompt"], tokenizer)
+    chunks = _chunks(SYNTAXES["comfyui"], row["prompt"], tokenizer)
     assert _packed(chunks) == _rounded(row["comfyui"]["chunks"])
     _same_numbers(_encode(chunks, interpolated).reshape(1, -1, WIDTH), [row["comfyui"]["numbers"]])
 
 
-def _chunks(language: Language, text: str, tokenizer: ClipTokenizer) -> list[Chunk]:
-    return language.chunks(language.sections(text), tokenizer, ROOM)
+def _chunks(syntax: Syntax, text: str, tokenizer: ClipTokenizer) -> list[Chunk]:
+    return syntax.chunks(syntax.sections(text), tokenizer, ROOM)
 
 
 def _even(texts: Sequence[list[Chunk]]) -> list[Chunk]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from marmo.diffusion import noise, samplers
 from marmo.diffusion.denoiser import Parametrisation, denoise
-from marmo.diffusion.guidance import ClassifierFree, Guidance, Unguided
+from marmo.diffusion.guidance import Guidance
 from marmo.files.pictures import decode_image
 from marmo.models.clip_text import ClipText
 from marmo.models.tiny_decoder import TinyDecoder
@@ -23,6 +23,7 @@ from marmo.models.vae import VAE
 from marmo.nn.blueprint import blueprint
 from marmo.pipelines import first_stage
 from marmo.pipelines.card import LatentCard, TowerCard
+from marmo.pipelines.conditioning import Clock, Conditioning
 from marmo.pipelines.conditions import Condition, Conditions, stack
 from marmo.pipelines.events import Event, Result, Stage, Step
 from marmo.pipelines.pixels import to_pictures, to_tensor
@@ -31,7 +32,8 @@ from marmo.pipelines.provenance import records
 from marmo.pipelines.text_encoders import Encoded, TextEncoders, Tower
 from marmo.request import ImageRequest
 from marmo.text.bpe import ClipTokenizer, clip_tokenizer
-from marmo.text.prompt import Chunk, TokenizedPrompt, tokenize
+from marmo.text.emphasis import Emphasis
+from marmo.text.prompt import Chunk
 from marmo.weights.forms import Network
 from marmo.weights.keymap import fill
 
@@ -103,8 +105,7 @@ class LatentDiffusion:
             yield Stage("loading")
             self.load()
         yield Stage("encoding")
-        prompts = [self._tokenize(prompt) for prompt in (request.prompt, resolved(request.negative_prompt))]
-        guidance = self._guidance(request, prompts)
+        guidance, notes = self._guidance(request, sigmas)
         x = self._start(request, sigmas, source, picture)
         sampling = samplers.sampling(
             resolved(request.sampler), x, sigmas, lambda s, t: self._fresh(source, x), request.eta
@@ -112,7 +113,6 @@ class LatentDiffusion:
         latents = yield from self._walk(sampling, guidance, len(sigmas) - 1)
         yield Stage("decoding")
         pictures = [picture for row in torch.split(latents, 1) for picture in to_pictures(self._decode(row))]
-        notes = tuple(_too_long(prompt) for prompt in prompts if prompt.ignored)
         yield Result(tuple(pictures), records(request, self.card, sigmas, self.device, self.dtype), notes)
 
     def resolve(self, request: ImageRequest) -> ImageRequest:
@@ -152,30 +152,20 @@ class LatentDiffusion:
         width, height = (max(side // factor, 1) * factor for side in picture.size)
         return ImageRequest.model_validate(request.model_copy(update={"width": width, "height": height}).model_dump())
 
-    def _tokenize(self, prompt: str) -> TokenizedPrompt:
-        return tokenize(prompt, self.tokenizer, self.encoders.context_length)
-
-    def _guidance(self, request: ImageRequest, prompts: Sequence[TokenizedPrompt]) -> Guidance[Condition]:
-        """The prompt's pull, as the request wants it."""
-        scale, details = resolved(request.guidance_scale), request.guidance
+    def _guidance(self, request: ImageRequest, sigmas: Tensor) -> tuple[Guidance[Condition], tuple[str, ...]]:
+        """The prompts' pull, as the request wants it, and what the user should know of them."""
         conditions = Conditions(self.unet, self.card.told, request)
-        cond = conditions.of(self._encode(prompts[0], request))
-        uncond = [
-            conditions.of(self._encode(prompt, request), negative=True, empty=not prompt.num_tokens)
-            for prompt in prompts[1:]
-            if scale != 1
-        ]
-        if not uncond:
-            return Unguided(cond)
-        high = float("inf") if details.high_sigma is None else details.high_sigma
-        return ClassifierFree(
-            cond, uncond[0], scale, self.parametrisation, details.rescale, low=details.low_sigma, high=high
-        )
+        return Conditioning(
+            request,
+            Clock.of(request, sigmas),
+            self.tokenizer,
+            self.encoders.context_length,
+            lambda chunks, emphasis: self._encode(chunks, resolved(request.clip_skip), emphasis),
+            lambda text: conditions.of(text.encoded, text.is_negative, text.is_empty),
+        ).guidance(self.parametrisation)
 
-    def _encode(self, prompt: TokenizedPrompt, request: ImageRequest) -> Encoded:
-        ids = prompt.ids[1 : 1 + prompt.num_tokens]
-        chunk = Chunk(ids, (1.0,) * len(ids))
-        encoded = self.encoders.encode([chunk], resolved(request.clip_skip), lambda states, weights, empty: states)
+    def _encode(self, chunks: Sequence[Chunk], skip: int, emphasis: Emphasis) -> Encoded:
+        encoded = self.encoders.encode(chunks, skip, emphasis)
         self._finite(encoded.states, *self._text_networks())
         return encoded
 
@@ -252,10 +242,6 @@ def _init_image(request: ImageRequest) -> Image.Image | None:
         return decode_image(request.init_image)
     except ValueError as error:
         raise ValueError(f"init_image: {error}") from None
-
-
-def _too_long(prompt: TokenizedPrompt) -> str:
-    return f"the model reads {prompt.num_tokens} tokens of a prompt; it did not see: {prompt.ignored.strip()}"
 
 
 def _tower(card: TowerCard) -> Tower:

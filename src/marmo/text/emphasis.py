@@ -20,7 +20,7 @@ def interpolated(states: Tensor, weights: Tensor, empty: Tensor) -> Tensor:
 
     ComfyUI's (`ClipTokenWeightEncoder` in `comfy/sd1_clip.py`).  A weight touches only its own token.
     """
-    moved = empty + weights[..., None].to(states) * (states - empty)                  # B T W
+    moved = empty + weights[..., None].to(states) * (states - empty)  # B T W
     return moved.where(weights[..., None] != 1, states)
 
 
@@ -47,10 +47,10 @@ def together(counts: Sequence[int]) -> Emphasis:
         def mean(values: Tensor) -> Tensor:
             """Of the chunks in one place of all texts."""
             chunks = rearrange(values, "(texts chunks) T W -> texts chunks (T W)", texts=len(counts)).mean(-1)
-            return (chunks * num_texts[:, None]).sum(0) / num_texts.sum()             # chunks
+            return (chunks * num_texts[:, None]).sum(0) / num_texts.sum()  # chunks
 
-        weighted = states * weights[..., None].to(states)                             # B T W
-        scale = mean(states) / mean(weighted)                                         # chunks
+        weighted = states * weights[..., None].to(states)  # B T W
+        scale = mean(states) / mean(weighted)  # chunks
         return weighted * scale.repeat(len(counts))[:, None, None]
 
     return emphasis

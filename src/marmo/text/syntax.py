@@ -5,7 +5,7 @@
     sections   how much of each of its words
     chunks     the tokens that a text encoder reads at once
 
-docs/prompts.md says what each language means and where the programs differ.
+docs/prompts.md says what each syntax means and where the programs differ.
 """
 
 import re
@@ -22,7 +22,7 @@ from marmo.text.plan import Plan, a1111_plan, default_plan, fixed_plan
 from marmo.text.prompt import Chunk
 from marmo.text.weights import Sections, Segment, a1111_sections, default_sections, plain_sections
 
-LanguageName = Literal["marmo", "a1111", "comfyui", "plain"]
+SyntaxName = Literal["marmo", "a1111", "comfyui", "plain"]
 
 MAX_MARKS = 5_000
 MAX_WEIGHT = 100.0
@@ -36,7 +36,7 @@ KINDS = {"lora": "LoRA", "lyco": "LoRA", "hypernet": "hypernetwork", "embedding"
 
 
 @dataclass(frozen=True)
-class Language:
+class Syntax:
     """What the marks in a prompt mean."""
 
     parts: Callable[[str], tuple[Part, ...]]
@@ -45,11 +45,11 @@ class Language:
     chunks: Callable[[Sections, ClipTokenizer, int], list[Chunk]]
 
 
-PLAIN = Language(whole, fixed_plan, plain_sections, cutting.default_chunks)
-LANGUAGES: Mapping[LanguageName, Language] = {
-    "marmo": Language(default_parts, default_plan, default_sections, cutting.default_chunks),
-    "a1111": Language(a1111_parts, a1111_plan, a1111_sections, cutting.a1111_chunks),
-    "comfyui": Language(whole, fixed_plan, comfyui_sections, cutting.comfyui_chunks),
+PLAIN = Syntax(whole, fixed_plan, plain_sections, cutting.default_chunks)
+SYNTAXES: Mapping[SyntaxName, Syntax] = {
+    "marmo": Syntax(default_parts, default_plan, default_sections, cutting.default_chunks),
+    "a1111": Syntax(a1111_parts, a1111_plan, a1111_sections, cutting.a1111_chunks),
+    "comfyui": Syntax(whole, fixed_plan, comfyui_sections, cutting.comfyui_chunks),
     "plain": PLAIN,
 }
 
@@ -67,41 +67,41 @@ class Prompt:
     """A prompt, read as far as it can be without a tokenizer."""
 
     parts: tuple[PlannedPart, ...]
-    language: Language
+    syntax: Syntax
     notes: tuple[str, ...]
     """What the user should know"""
 
     def chunks(self, text: str, tokenizer: ClipTokenizer, length: int) -> tuple[list[Chunk], str]:
         """What one of the plans says as chunks of at most `length` tokens with start and end, and what is left out."""
-        sections = self.language.sections(text)
+        sections = self.syntax.sections(text)
         _check_weights(chain.from_iterable(sections))
-        chunks = self.language.chunks(sections, tokenizer, length - 2)
+        chunks = self.syntax.chunks(sections, tokenizer, length - 2)
         ignored = [token for chunk in chunks[MAX_CHUNKS:] for token in chunk.ids]
         return chunks[:MAX_CHUNKS], tokenizer.decode(ignored)
 
 
-def read_prompt(prompt: str, name: LanguageName, negative: bool = False) -> Prompt:
+def read_prompt(prompt: str, name: SyntaxName, negative: bool = False) -> Prompt:
     """Reads a prompt; `ValueError`, naming it, for an adapter inside and for a weight beyond 100.
 
     Args:
         negative: it says what the picture shall keep away from.  AND is a word in it, as in A1111.
     """
-    language, notes = LANGUAGES[name], list[str]()
+    syntax, notes = SYNTAXES[name], list[str]()
     if name != "plain":
         _refuse_adapters(prompt)
         if sum(map(prompt.count, MARKS)) > MAX_MARKS:
-            language = PLAIN
+            syntax = PLAIN
             notes.append(f"a prompt holds more than {MAX_MARKS} brackets and other marks; it was read as plain text")
-    parts = language.parts(prompt)
+    parts = syntax.parts(prompt)
     if negative and len(parts) > 1:
         notes.append("AND joins prompts only; in the negative prompt it was read as a word")
     parts = whole(prompt) if negative else parts
     if len(parts) > MAX_PARTS:
         raise ValueError(f"the prompt joins {len(parts)} prompts by AND; at most {MAX_PARTS} are painted together")
     _check_weights(Segment(part.text, part.weight) for part in parts)
-    planned = tuple(PlannedPart(language.plan(part.text), part.weight) for part in parts)
+    planned = tuple(PlannedPart(syntax.plan(part.text), part.weight) for part in parts)
     notes += [note for part in planned for note in _late_changes(part.plan)]
-    return Prompt(planned, language, tuple(notes))
+    return Prompt(planned, syntax, tuple(notes))
 
 
 def _refuse_adapters(prompt: str) -> None:
