@@ -5,33 +5,9 @@ at their default left out.  It says less than the record: no dtype, sigmas or gu
 """
 
 import json
-from collections.abc import Mapping
 
 from marmo.files.record import Record
-from marmo.request import ETA, NoiseSourceName, SamplerName, ScheduleName
-
-SAMPLERS: Mapping[SamplerName, str] = {
-    "euler": "Euler",
-    "euler_ancestral": "Euler a",
-    "ddim": "DDIM",
-    "ddpm": "DDPM",  # Forge's; A1111 has none
-    "heun": "Heun",
-    "dpmpp_2m": "DPM++ 2M",
-}
-
-# The last three are diffusers' timestep spacings.  No schedule of A1111 or Forge equals them at every number of steps
-# (SGM Uniform, DDIM and Turbo come near), so they keep their own names, which those programs read as Automatic.
-SCHEDULES: Mapping[ScheduleName, str] = {
-    "normal": "Uniform",
-    "karras": "Karras",
-    "exponential": "Exponential",
-    "simple": "Simple",
-    "trailing": "Trailing",
-    "leading": "Leading",
-    "linspace": "Linspace",
-}
-
-NOISE_SOURCES: Mapping[NoiseSourceName, str] = {"torch-cpu": "CPU"}
+from marmo.solver_names import A1111_DISCARDS, ETA, NOISE_SOURCES, SAMPLERS, SCHEDULES
 
 
 def infotext(record: Record) -> str:
@@ -45,21 +21,25 @@ def infotext(record: Record) -> str:
 
 def _parameters(record: Record) -> dict[str, str | int | float | None]:
     """In A1111's order; None is left out."""
-    request, weights = record.request, tuple(record.weights.values())
+    request, weights, variation = record.request, tuple(record.weights.values()), record.request.variation
+    discarded = request.discard_penultimate and request.sampler not in A1111_DISCARDS  # theirs it leaves out unsaid
     eta_key = "Eta DDIM" if request.sampler == "ddim" else "Eta"
     return {
         "Steps": request.steps,
-        "Sampler": request.sampler and SAMPLERS[request.sampler],
-        "Schedule type": request.schedule and SCHEDULES[request.schedule],
+        "Sampler": request.sampler and SAMPLERS[request.sampler].label,
+        "Schedule type": request.schedule and SCHEDULES[request.schedule][0],
         "CFG scale": request.guidance_scale,
         "Seed": record.seed,
         "Size": f"{request.width}x{request.height}" if request.width and request.height else None,
         "Model hash": weights[0][:10] if len(weights) == 1 else None,
         "Model": record.model,
+        "Variation seed": variation.seed + record.image if variation.seed is not None else None,
+        "Variation seed strength": variation.strength or None,
         "Denoising strength": request.strength,
         "Clip skip": request.clip_skip if request.clip_skip != 1 else None,
         "RNG": NOISE_SOURCES[request.noise_source],
         eta_key: request.eta if request.sampler and request.eta != ETA.get(request.sampler) else None,
+        "Discard penultimate sigma": True if discarded else None,
         "Version": f"marmo {record.marmo}",
     }
 
