@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import marmo
 from marmo import catalog
-from marmo.diffusion.noise import TorchCpu
+from marmo.diffusion.sources import TorchCpu
 from marmo.models.tiny_decoder import TAESD
 from marmo.models.unet import TransformerBlock
 from marmo.pipelines import first_stage, latent

@@ -94,10 +94,12 @@ class Composed(Generic[Condition]):
     rescale: float = 0.0
     low: float = 0.0
     high: float = float("inf")
+    keeps_uncond: bool = False
+    """Whether the unconditional row is asked in any case, for a sampler that uses it"""
 
     def rows(self, index: int, sigma: float) -> Sequence[Condition]:
         is_whole = math.isclose(self._scale(sigma) * sum(self.weights), 1, abs_tol=1e-9)
-        return self.conds if is_whole else (self.uncond, *self.conds)
+        return self.conds if is_whole and not self.keeps_uncond else (self.uncond, *self.conds)
 
     def combine(self, query: Query, x0s: Sequence[Tensor]) -> Prediction:
         scale = self._scale(float(query.sigma))

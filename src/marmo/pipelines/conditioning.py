@@ -16,6 +16,7 @@ from torch import Tensor
 
 from marmo.diffusion.denoiser import Parametrisation
 from marmo.diffusion.guidance import ClassifierFree, Composed, Guidance, Timed, Unguided
+from marmo.diffusion.samplers import CFG_PP
 from marmo.pipelines.text_encoders import Encoded
 from marmo.request import ImageRequest, SyntaxName
 from marmo.text.bpe import ClipTokenizer
@@ -115,7 +116,7 @@ class Conditioning(Generic[Condition]):
         assert request.guidance_scale is not None, "the request is not resolved"
         lines = self._lines(request.prompt, notes)
         is_plain = len(lines) == 1 and lines[0].weight == 1
-        if is_plain and request.guidance_scale == 1:
+        if is_plain and request.guidance_scale == 1 and request.sampler not in CFG_PP:
             uncond = None
         else:
             (uncond,) = self._lines(request.negative_prompt or "", notes, negative=True)
@@ -192,7 +193,7 @@ class Guide(Generic[Condition]):
         weights = [line.weight for line in self.lines]
         if weights == [1]:
             return ClassifierFree(conds[0], uncond, scale, self.parametrisation, *limits)
-        return Composed(conds, weights, uncond, scale, self.parametrisation, *limits)
+        return Composed(conds, weights, uncond, scale, self.parametrisation, *limits, self.request.sampler in CFG_PP)
 
 
 def _even(lines: Sequence[Line]) -> Sequence[Line]:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from marmo.diffusion import noise, samplers
+from marmo.diffusion import noise, samplers, schedules, sources
 from marmo.diffusion.denoiser import Parametrisation, denoise
 from marmo.diffusion.guidance import Guidance
 from marmo.files.pictures import decode_image
@@ -99,8 +99,7 @@ class LatentDiffusion:
         request = self.resolve(request)
         sigmas = self.sigmas(request)
         picture = _init_image(request)
-        seeds = [resolved(request.seed) + index for index in range(request.num_images)]
-        source = noise.NOISE_SOURCES[request.noise_source](seeds)
+        source = _source(request)
         if not self.loaded:
             yield Stage("loading")
             self.load()
@@ -108,7 +107,12 @@ class LatentDiffusion:
         guidance, notes = self._guidance(request, sigmas)
         x = self._start(request, sigmas, source, picture)
         sampling = samplers.sampling(
-            resolved(request.sampler), x, sigmas, lambda s, t: self._fresh(source, x), request.eta
+            resolved(request.sampler),
+            x,
+            sigmas,
+            self._noise(request, source, x),
+            request.eta,
+            self.parametrisation.table,
         )
         latents = yield from self._walk(sampling, guidance, len(sigmas) - 1)
         yield Stage("decoding")
@@ -123,12 +127,18 @@ class LatentDiffusion:
 
     def sigmas(self, request: ImageRequest) -> Tensor:
         """The noise levels that a resolved request walks down.  S + 1, the last one 0."""
-        table = self.parametrisation.table
-        assert table is not None
-        sigmas = noise.schedule(resolved(request.schedule), table, resolved(request.steps))
+        sigmas = self._schedule(request)
         if request.init_image is None:
             return sigmas
-        return noise.last_part(sigmas, resolved(request.strength), request.start)
+        return schedules.last_part(sigmas, resolved(request.strength), request.start)
+
+    def _schedule(self, request: ImageRequest) -> Tensor:
+        """The noise levels from pure noise, also where the run starts later."""
+        table = self.parametrisation.table
+        assert table is not None
+        return schedules.schedule(
+            resolved(request.schedule), table, resolved(request.steps), request.discard_penultimate
+        )
 
     def ask(self, questions: Sequence[Question]) -> list[Tensor]:
         """x0 for every question, B C H W each, float32.  Questions of many pictures and steps may stand together."""
@@ -170,7 +180,7 @@ class LatentDiffusion:
         return encoded
 
     def _start(
-        self, request: ImageRequest, sigmas: Tensor, source: noise.NoiseSource, picture: Image.Image | None
+        self, request: ImageRequest, sigmas: Tensor, source: sources.NoiseSource, picture: Image.Image | None
     ) -> Tensor:
         """The noisy latents where the walk begins.  B C H W, float32."""
         width, height, sigma = resolved(request.width), resolved(request.height), sigmas[0]
@@ -178,14 +188,18 @@ class LatentDiffusion:
         shape = (self.card.vae.latent_channels, height // factor, width // factor)
         if picture is None:
             amplitude = (1 + sigma**2).sqrt() if request.start == "diffusers" else sigma
-            return source.normal(shape).to(self.device) * amplitude
+            return source.start(shape).to(self.device) * amplitude
         pixels = to_tensor(picture, width, height).to(self.device)
         moments = first_stage.encode(self.vae, pixels)
         x0 = self._finite(moments.sample(source.normal(shape).to(self.device)), "vae")
-        return x0 + source.normal(shape).to(self.device) * sigma
+        return x0 + source.start(shape).to(self.device) * sigma
 
-    def _fresh(self, source: noise.NoiseSource, like: Tensor) -> Tensor:
-        return source.normal(like.shape[1:]).to(like.device)
+    def _noise(self, request: ImageRequest, source: sources.NoiseSource, x: Tensor) -> samplers.Noise:
+        """The steps' noise: increments of a path for the samplers that need one, else fresh."""
+        if request.sampler not in samplers.BROWNIAN:
+            return lambda s, t: source.normal(x.shape[1:]).to(x.device)
+        path = source.path(x.shape[1:], self._schedule(request))
+        return lambda s, t: path(s, t).to(x.device)
 
     def _walk(
         self, sampling: samplers.Sampling, guidance: Guidance[Condition], total: int
@@ -233,6 +247,17 @@ def resolved(value: T | None) -> T:
     """A field of a request after `resolve`, where this model's fields are never None."""
     assert value is not None, "the request is not resolved"
     return value
+
+
+def _source(request: ImageRequest) -> sources.NoiseSource:
+    """The request's random numbers."""
+    make, pictures = sources.NOISE_SOURCES[request.noise_source], range(request.num_images)
+    source = make([request.picture_seed(image) for image in pictures])
+    variation = request.variation
+    if not variation.strength:
+        return source
+    other = make([resolved(variation.seed) + image for image in pictures])
+    return sources.Varied(source, other, variation.strength)
 
 
 def _init_image(request: ImageRequest) -> Image.Image | None:
