@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from marmo.diffusion.noise import NOISE_SOURCES, SCHEDULES
+from marmo.diffusion.schedules import SCHEDULES
+from marmo.diffusion.sources import NOISE_SOURCES
 from marmo.request import (
     ETA,
     MAX_SEED,

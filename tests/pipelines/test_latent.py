@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import marmo
 from marmo import catalog
-from marmo.diffusion.noise import TorchCpu
+from marmo.diffusion.sources import TorchCpu
 from marmo.models.tiny_decoder import TAESD
 from marmo.models.unet import TransformerBlock
 from marmo.pipelines import first_stage, latent
@@ -145,12 +145,9 @@ def test_a_model_has_defaults_of_its_own(model: LatentDiffusion):
 
 @pytest.mark.long
 def test_a_long_prompt_is_noted(model: LatentDiffusion):
-    assert model.generate(request(prompt="fox " * 75)).notes == ()
-    notes = model.generate(request(prompt="fox " * 75 + "wolf bear", negative_prompt="dark " * 76)).notes
-    assert notes == (
-        "the model reads 75 tokens of a prompt; it did not see: wolf bear",
-        "the model reads 75 tokens of a prompt; it did not see: dark",
-    )
+    assert model.generate(request(prompt="fox " * 2400)).notes == ()
+    notes = model.generate(request(prompt="fox " * 2400 + "wolf bear", negative_prompt="dark " * 76)).notes
+    assert notes == ("the model reads 2400 tokens of a prompt; it did not see: wolf bear",)
 
 
 # Previews

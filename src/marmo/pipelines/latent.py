@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from marmo.diffusion import noise, samplers
+from marmo.diffusion import noise, samplers, schedules, sources
 from marmo.diffusion.denoiser import Parametrisation, denoise
-from marmo.diffusion.guidance import ClassifierFree, Guidance, Unguided
+from marmo.diffusion.guidance import Guidance
 from marmo.files.pictures import decode_image
 from marmo.models.clip_text import ClipText
 from marmo.models.tiny_decoder import TinyDecoder
@@ -23,6 +23,7 @@ from marmo.models.vae import VAE, Moments
 from marmo.nn.blueprint import blueprint
 from marmo.pipelines import first_stage
 from marmo.pipelines.card import LatentCard, TowerCard
+from marmo.pipelines.conditioning import Clock, Conditioning
 from marmo.pipelines.conditions import Condition, Conditions, stack
 from marmo.pipelines.events import Event, Result, Stage, Step
 from marmo.pipelines.experts import Expert, check_model, check_refiner, chosen, hand_over, refining
@@ -32,7 +33,8 @@ from marmo.pipelines.provenance import records, weight_hashes
 from marmo.pipelines.text_encoders import Encoded, TextEncoders, Tower
 from marmo.request import ImageRequest
 from marmo.text.bpe import ClipTokenizer, clip_tokenizer
-from marmo.text.prompt import Chunk, TokenizedPrompt, tokenize
+from marmo.text.emphasis import Emphasis
+from marmo.text.prompt import Chunk
 from marmo.weights.keymap import fill
 from marmo.weights.kinds import Slot
 
@@ -108,27 +110,27 @@ class LatentDiffusion:
         request = self.resolve(request)
         sigmas = self.sigmas(request)
         picture = _init_image(request)
-        seeds = [resolved(request.seed) + index for index in range(request.num_images)]
-        source = noise.NOISE_SOURCES[request.noise_source](seeds)
+        source = _source(request)
         if not self.loaded:
             yield Stage("loading")
             self.load()
         yield Stage("encoding")
-        prompts = [self._tokenize(prompt) for prompt in (request.prompt, resolved(request.negative_prompt))]
-        experts = self._experts(request, prompts)
+        experts, notes = self._experts(request, sigmas)
         x = self._start(request, sigmas, source, picture)
         sampling = samplers.sampling(
-            resolved(request.sampler), x, sigmas, lambda s, t: self._fresh(source, x), request.eta
+            resolved(request.sampler),
+            x,
+            sigmas,
+            self._noise(request, source, x),
+            request.eta,
+            self.parametrisation.table,
         )
         latents = yield from self._walk(sampling, experts, len(sigmas) - 1)
         yield Stage("decoding")
         decoded = [self._decode(row) for row in torch.split(latents, 1)]
-        pictures = [picture for pixels, _ in decoded for picture in to_pictures(pixels)]
-        notes = [_too_long(prompt) for prompt in prompts if prompt.ignored]
-        notes += [first_stage.WIDENED] * any(widened for _, widened in decoded)
-        yield Result(
-            tuple(pictures), records(request, self._cards(request), sigmas, self.device, self.dtype), tuple(notes)
-        )
+        pictures = tuple(picture for pixels, _ in decoded for picture in to_pictures(pixels))
+        notes += (first_stage.WIDENED,) * any(widened for _, widened in decoded)
+        yield Result(pictures, records(request, self._cards(request), sigmas, self.device, self.dtype), notes)
 
     def resolve(self, request: ImageRequest) -> ImageRequest:
         """The request with nothing left open; see `ImageRequest.resolve`.  Another model's request is refused."""
@@ -137,12 +139,18 @@ class LatentDiffusion:
 
     def sigmas(self, request: ImageRequest) -> Tensor:
         """The noise levels that a resolved request walks down.  S + 1, the last one 0."""
-        table = self.parametrisation.table
-        assert table is not None
-        sigmas = noise.schedule(resolved(request.schedule), table, resolved(request.steps))
+        sigmas = self._schedule(request)
         if request.init_image is None:
             return sigmas
-        return noise.last_part(sigmas, resolved(request.strength), request.start)
+        return schedules.last_part(sigmas, resolved(request.strength), request.start)
+
+    def _schedule(self, request: ImageRequest) -> Tensor:
+        """The noise levels from pure noise, also where the run starts later."""
+        table = self.parametrisation.table
+        assert table is not None
+        return schedules.schedule(
+            resolved(request.schedule), table, resolved(request.steps), request.discard_penultimate
+        )
 
     def ask(self, questions: Sequence[Question]) -> list[Tensor]:
         """x0 for every question, B C H W each, float32.  Questions of many pictures and steps may stand together."""
@@ -166,18 +174,16 @@ class LatentDiffusion:
         width, height = (max(side // factor, 1) * factor for side in picture.size)
         return ImageRequest.model_validate(request.model_copy(update={"width": width, "height": height}).model_dump())
 
-    def _tokenize(self, prompt: str) -> TokenizedPrompt:
-        return tokenize(prompt, self.tokenizer, self.encoders.context_length)
-
-    def _experts(self, request: ImageRequest, prompts: Sequence[TokenizedPrompt]) -> tuple[Expert, ...]:
-        """Who paints which part of the way."""
-        first = Expert(math.inf, self, self._guidance(request, prompts))
+    def _experts(self, request: ImageRequest, sigmas: Tensor) -> tuple[tuple[Expert, ...], tuple[str, ...]]:
+        """Who paints which part of the way, and what the user should know of the prompts."""
+        guidance, notes = self._guidance(request, sigmas)
+        first = Expert(math.inf, self, guidance)
         if self.refiner is None or request.refiner.model is None:
-            return (first,)
+            return (first,), notes
         table, refiner = self.parametrisation.table, self.refiner
         assert table is not None
-        guidance = refiner._guidance(refining(request, refiner.card), prompts)
-        return first, Expert(hand_over(table, request.refiner.switch), refiner, guidance)
+        guidance, _ = refiner._guidance(refining(request, refiner.card), sigmas)
+        return (first, Expert(hand_over(table, request.refiner.switch), refiner, guidance)), notes
 
     def hashes(self) -> dict[str, str]:
         """The sha256 of every weight file, by its name in a record."""
@@ -189,32 +195,25 @@ class LatentDiffusion:
         second = () if self.refiner is None or request.refiner.model is None else (self.refiner.card,)
         return self.card, *second
 
-    def _guidance(self, request: ImageRequest, prompts: Sequence[TokenizedPrompt]) -> Guidance[Condition]:
-        """The prompt's pull, as the request wants it."""
-        scale, details = resolved(request.guidance_scale), request.guidance
+    def _guidance(self, request: ImageRequest, sigmas: Tensor) -> tuple[Guidance[Condition], tuple[str, ...]]:
+        """The prompts' pull, as the request wants it, and what the user should know of them."""
         conditions = Conditions(self.unet, self.card.told, request)
-        cond = conditions.of(self._encode(prompts[0], request))
-        uncond = [
-            conditions.of(self._encode(prompt, request), negative=True, empty=not prompt.num_tokens)
-            for prompt in prompts[1:]
-            if scale != 1
-        ]
-        if not uncond:
-            return Unguided(cond)
-        high = float("inf") if details.high_sigma is None else details.high_sigma
-        return ClassifierFree(
-            cond, uncond[0], scale, self.parametrisation, details.rescale, low=details.low_sigma, high=high
-        )
+        return Conditioning(
+            request,
+            Clock.of(request, sigmas),
+            self.tokenizer,
+            self.encoders.context_length,
+            lambda chunks, emphasis: self._encode(chunks, resolved(request.clip_skip), emphasis),
+            lambda text: conditions.of(text.encoded, text.is_negative, text.is_empty),
+        ).guidance(self.parametrisation)
 
-    def _encode(self, prompt: TokenizedPrompt, request: ImageRequest) -> Encoded:
-        ids = prompt.ids[1 : 1 + prompt.num_tokens]
-        chunk = Chunk(ids, (1.0,) * len(ids))
-        encoded = self.encoders.encode([chunk], resolved(request.clip_skip), lambda states, weights, empty: states)
+    def _encode(self, chunks: Sequence[Chunk], skip: int, emphasis: Emphasis) -> Encoded:
+        encoded = self.encoders.encode(chunks, skip, emphasis)
         self._finite(encoded.states, *self._text_networks())
         return encoded
 
     def _start(
-        self, request: ImageRequest, sigmas: Tensor, source: noise.NoiseSource, picture: Image.Image | None
+        self, request: ImageRequest, sigmas: Tensor, source: sources.NoiseSource, picture: Image.Image | None
     ) -> Tensor:
         """The noisy latents where the walk begins.  B C H W, float32."""
         width, height, sigma = resolved(request.width), resolved(request.height), sigmas[0]
@@ -222,20 +221,24 @@ class LatentDiffusion:
         shape = (self.card.vae.latent_channels, height // factor, width // factor)
         if picture is None:
             amplitude = (1 + sigma**2).sqrt() if request.start == "diffusers" else sigma
-            return source.normal(shape).to(self.device) * amplitude
+            return source.start(shape).to(self.device) * amplitude
         pixels = to_tensor(picture, width, height).to(self.device)
         x0 = self._moments(pixels).sample(source.normal(shape).to(self.device))
-        return x0 + source.normal(shape).to(self.device) * sigma
+        return x0 + source.start(shape).to(self.device) * sigma
 
     def _moments(self, pixels: Tensor) -> Moments:
         moments = first_stage.encode(self.vae, pixels)
-        if not bool(torch.isfinite(moments.mean).all()) and self.dtype != torch.float32:
+        if self.dtype != torch.float32 and not bool(torch.isfinite(moments.mean).all()):
             with first_stage.widened(self.vae):
                 moments = first_stage.encode(self.vae, pixels)
         return Moments(self._finite(moments.mean, "vae"), self._finite(moments.logvar, "vae"))
 
-    def _fresh(self, source: noise.NoiseSource, like: Tensor) -> Tensor:
-        return source.normal(like.shape[1:]).to(like.device)
+    def _noise(self, request: ImageRequest, source: sources.NoiseSource, x: Tensor) -> samplers.Noise:
+        """The steps' noise: increments of a path for the samplers that need one, else fresh."""
+        if request.sampler not in samplers.BROWNIAN:
+            return lambda s, t: source.normal(x.shape[1:]).to(x.device)
+        path = source.path(x.shape[1:], self._schedule(request))
+        return lambda s, t: path(s, t).to(x.device)
 
     def _walk(
         self, sampling: samplers.Sampling, experts: Sequence[Expert], total: int
@@ -291,6 +294,17 @@ def resolved(value: T | None) -> T:
     return value
 
 
+def _source(request: ImageRequest) -> sources.NoiseSource:
+    """The request's random numbers."""
+    make, pictures = sources.NOISE_SOURCES[request.noise_source], range(request.num_images)
+    source = make([request.picture_seed(image) for image in pictures])
+    variation = request.variation
+    if not variation.strength:
+        return source
+    other = make([resolved(variation.seed) + image for image in pictures])
+    return sources.Varied(source, other, variation.strength)
+
+
 def _init_image(request: ImageRequest) -> Image.Image | None:
     if request.init_image is None:
         return None
@@ -298,10 +312,6 @@ def _init_image(request: ImageRequest) -> Image.Image | None:
         return decode_image(request.init_image)
     except ValueError as error:
         raise ValueError(f"init_image: {error}") from None
-
-
-def _too_long(prompt: TokenizedPrompt) -> str:
-    return f"the model reads {prompt.num_tokens} tokens of a prompt; it did not see: {prompt.ignored.strip()}"
 
 
 def _tower(card: TowerCard) -> Tower:

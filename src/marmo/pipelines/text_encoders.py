@@ -6,7 +6,7 @@ Shapes: B chunks, T tokens of a chunk, W width of a tower, T' = B T tokens of th
 side, P width of the pooled text.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,19 +15,17 @@ from torch import Tensor
 
 from marmo.models.clip_text import ClipText
 from marmo.text.bpe import ClipTokenizer
+from marmo.text.emphasis import Emphasis
 from marmo.text.prompt import Chunk
-
-Emphasis = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(states B T W, weights B T with 1 at start, end and padding, states of the empty prompt 1 T W) -> states B T W."""
 
 
 class Encoded(NamedTuple):
-    """A prompt, read."""
+    """Chunks, read."""
 
     states: Tensor
     """1 T' D: the chunks one after another, the towers side by side."""
     pooled: Tensor | None
-    """1 P: the first chunk as one vector, from the tower that has a projection; none where no tower has."""
+    """B P: each chunk as one vector, from the tower that has a projection; none where no tower has."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +66,14 @@ class TextEncoders:
     def _read(
         self, tower: Tower, chunks: Sequence[Chunk], skip: int, emphasis: Emphasis
     ) -> tuple[Tensor, Tensor | None]:
-        """One tower's states B T W, and its vector of the first chunk 1 P."""
+        """One tower's states B T W, and its vectors of the chunks B P."""
         network, length = tower.network, self.context_length
         plain = all(weight == 1 for chunk in chunks for weight in chunk.weights)
         rows = [_ids(chunk.ids, length, tower.pad) for chunk in (*chunks, *([] if plain else [Chunk((), ())]))]
         ids = torch.tensor(rows, device=network.positions.device)  # B T, or one row more
         hidden = network.hidden(ids, skip)  # B T W
         states = network.norm(hidden) if tower.final_norm else hidden
-        pooled = None if network.proj is None else network.embed(hidden[:1], ids[:1], skip)
+        pooled = None if network.proj is None else network.embed(hidden[: len(chunks)], ids[: len(chunks)], skip)
         if plain:
             return states, pooled
         weights = torch.tensor([_weights(chunk.weights, length) for chunk in chunks], device=states.device)
