@@ -16,6 +16,7 @@ from marmo.nn.blueprint import blueprint
 from marmo.nn.device import choose_device, choose_dtype
 from marmo.pipelines.card import Card, LatentCard, ToldKind, TowerCard
 from marmo.pipelines.latent import LatentDiffusion
+from marmo.pipelines.painter import Painter
 from marmo.request import Defaults, ImageRequest, Prediction, explain
 from marmo.text.bpe import ClipTokenizer, clip_tokenizer
 from marmo.weights.checkpoint import Checkpoint, open_checkpoint
@@ -91,7 +92,7 @@ def open_model(
     place = choose_device(device)
     numbers = choose_dtype(dtype, place)
     decoder = None if preview is None else _tiny_decoder(Path(preview), numbers, place)
-    second = None if refiner is None else LatentDiffusion(find(refiner), place, numbers)
+    second = None if refiner is None else Painter(find(refiner), place, numbers)
     return LatentDiffusion(find(model, prediction, zero_snr), place, numbers, decoder, second)
 
 

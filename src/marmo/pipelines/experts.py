@@ -6,7 +6,6 @@ Podell et al. 2023, section 2.5; Balaji et al. 2022 (https://arxiv.org/abs/2211.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -15,10 +14,8 @@ from marmo.diffusion.noise import NoiseTable
 from marmo.diffusion.samplers import Prediction, Query
 from marmo.pipelines.card import LatentCard
 from marmo.pipelines.conditions import Condition
+from marmo.pipelines.painter import Painter
 from marmo.request import ImageRequest
-
-if TYPE_CHECKING:
-    from marmo.pipelines.latent import LatentDiffusion
 
 
 @dataclass(frozen=True)
@@ -26,12 +23,12 @@ class Expert:
     """Who paints from a noise level on, down to the next expert's, and under which guidance."""
 
     sigma: float
-    model: "LatentDiffusion"
+    painter: Painter
     guidance: Guidance[Condition]
 
     def answer(self, query: Query) -> Prediction:
         """What this expert sees at a step."""
-        return self.model.answer(query, self.guidance)
+        return self.painter.answer(query, self.guidance)
 
 
 def chosen(experts: Sequence[Expert], sigma: Tensor) -> Expert:

@@ -196,9 +196,11 @@ def _untold_noise(checkpoint: Checkpoint) -> list[str]:
 
 
 def _untold_padding(checkpoint: Checkpoint) -> list[str]:
-    places = checkpoint.kind.places if checkpoint.kind else {}
-    pads = {slot: (_tokenizer(checkpoint, slot).pad, place.pad) for slot, place in places.items() if place.tokenizer}
-    return [f"padding {slot} with token {pad}" for slot, (pad, usual) in pads.items() if pad != usual]
+    if checkpoint.kind is None:
+        return []
+    usual = {slot: place.pad for slot, place in checkpoint.kind.places.items() if place.tokenizer}
+    pads = {slot: _tokenizer(checkpoint, slot).pad for slot in usual}
+    return [f"padding {slot} with token {pad}" for slot, pad in pads.items() if pad != usual[slot]]
 
 
 def _tokenizer(checkpoint: Checkpoint, slot: Slot) -> ClipTokenizer:
