@@ -196,7 +196,7 @@ def test_sdxl_is_told_sizes(sdxl, both: LatentDiffusion):
 
 
 def test_clip_skip_counts_from_the_end_of_both_towers(sdxl, both: LatentDiffusion):
-    """1 is the last layer; diffusers counts from the one that SDXL was trained with, so its pipeline is given states."""
+    """1 is the last; diffusers counts from the layer of the training, so its pipeline is given states."""
 
     def read(prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
         pairs = ((sdxl.tokenizer, sdxl.text_encoder), (sdxl.tokenizer_2, sdxl.text_encoder_2))

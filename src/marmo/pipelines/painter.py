@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from marmo.diffusion.denoiser import Parametrisation, denoise
 from marmo.diffusion.guidance import Guidance
 from marmo.diffusion.noise import NoiseTable
+from marmo.diffusion.samplers import Prediction, Query
 from marmo.models.clip_text import ClipText
 from marmo.models.unet import UNet
 from marmo.models.vae import VAE, Moments
