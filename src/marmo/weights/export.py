@@ -41,7 +41,7 @@ FILLER_KEY = "marmo.filler"
 
 
 def write_single_file(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None = None) -> None:
-    """One safetensors file with the authors' names; of one network, or of all three below CompVis's prefixes."""
+    """One safetensors file with the authors' names; of one network, or of all of a model below their prefixes."""
     if path.suffix != ".safetensors":
         raise ValueError(
             f"a single file ends in .safetensors, not in {path.suffix!r}; for a folder give a name without dot"
@@ -63,7 +63,7 @@ def write_folder(
     max_shard_bytes: int = sys.maxsize,
     variant: str | None = None,
 ) -> None:
-    """A diffusers folder; of one network its own folder, of all three a pipeline's.
+    """A diffusers folder; of one network its own folder, of a whole model a pipeline's.
 
     Args:
         max_shard_bytes: larger weights are split into several files and an index.
@@ -198,7 +198,9 @@ def _untold_noise(checkpoint: Checkpoint) -> list[str]:
 def _untold_padding(checkpoint: Checkpoint) -> list[str]:
     if checkpoint.kind is None:
         return []
-    usual = {slot: place.pad for slot, place in checkpoint.kind.places.items() if place.tokenizer}
+    usual: dict[Slot, int | None] = {
+        slot: place.pad for slot, place in checkpoint.kind.places.items() if place.tokenizer
+    }
     pads = {slot: _tokenizer(checkpoint, slot).pad for slot in usual}
     return [f"padding {slot} with token {pad}" for slot, pad in pads.items() if pad != usual[slot]]
 
