@@ -102,9 +102,22 @@ def test_a_refiner_of_other_latents_is_refused(files: dict[FamilyName, Path]):
         catalog.open_model(files["sd2"], "cpu", "float32", refiner=files["sdxl"])
 
 
-def test_a_model_that_is_told_nothing_refuses_to_be_told(files: dict[FamilyName, Path]):
-    with pytest.raises(ValueError, match="told means nothing to this model"):
-        catalog.open_model(files["sd2"], "cpu", "float32").resolve(request(told=Told(crop_left=8)))
+def test_what_a_model_does_not_hear_is_refused(files: dict[FamilyName, Path]):
+    def resolve(family: FamilyName, **told: float) -> None:
+        catalog.open_model(files[family], "cpu", "float32").resolve(request(told=Told(**told)))
+
+    with pytest.raises(ValueError, match=r"^told.crop_left means nothing to sd2.safetensors; leave it out$"):
+        resolve("sd2", crop_left=8)
+    with pytest.raises(ValueError, match="told.score means nothing to sdxl.safetensors"):
+        resolve("sdxl", score=8, crop_left=8)
+    with pytest.raises(ValueError, match="told.target_width means nothing to sdxl-refiner.safetensors"):
+        resolve("sdxl-refiner", target_width=8, score=8)
+
+
+def test_one_of_two_models_that_hears_is_enough(both: LatentDiffusion):
+    both.resolve(refined().model_copy(update={"told": Told(score=8, target_width=8)}))
+    with pytest.raises(ValueError, match="told.score means nothing to sdxl.safetensors"):
+        both.resolve(request(told=Told(score=8)))
 
 
 @pytest.mark.long
@@ -113,12 +126,12 @@ def test_a_half_that_is_too_narrow_is_decoded_again(files: dict[FamilyName, Path
     painter = Painter(catalog.find(files["sdxl"]), torch.device("cpu"), torch.float16)
     painter.load()
     painter.vae.decoder.conv_in.weight.data *= 10_000
-    narrow = {name: weight.data for name, weight in painter.vae.named_parameters()}
+    narrow = {name: weight.data_ptr() for name, weight in painter.vae.named_parameters()}
     latents = 40 * torch.randn(1, 4, 6, 8, generator=torch.Generator().manual_seed(0))
     assert not first_stage.decode(painter.vae, latents).isfinite().all()
     pixels, widened = painter.decode(latents)
     assert widened and pixels.isfinite().all() and pixels.std() > 0.1
-    assert all(weight.data is narrow[name] for name, weight in painter.vae.named_parameters())
+    assert all(weight.data_ptr() == narrow[name] for name, weight in painter.vae.named_parameters())
     pixels, widened = painter.decode(latents / 10_000)
     assert not widened
 

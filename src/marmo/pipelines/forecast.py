@@ -40,18 +40,22 @@ def forecast(model: LatentDiffusion, request: ImageRequest) -> Forecast:
     evaluations = (len(model.sigmas(whole)) - 1) * (2 if whole.sampler == "heun" else 1)
     step = _measure_step(model, whole)
     decoding = step * _decoder_flops(model.card, whole) / _step_flops(model.card, whole)
-    return Forecast(expected_memory(model.card, whole, model.dtype), step * evaluations + decoding)
+    others = sum(_num_weights(painter.card) for painter in model.painters[1:]) * model.dtype.itemsize
+    return Forecast(expected_memory(model.card, whole, model.dtype) + others, step * evaluations + decoding)
 
 
 def expected_memory(card: LatentCard, request: ImageRequest, dtype: torch.dtype) -> int:
     """Bytes at the peak of painting a resolved request: weights, and the larger of a step and a decoding."""
-    numbers = sum(info.num_elements for part in card.weights.values() for info in part.infos.values())
     latents = _latents(card, request)
     rows = min(_rows(request), max(1, LATENTS_PER_CALL // latents))
     step = UNET_COPIES * rows * latents * card.unet.channels[0]
     piece = min(latents, first_stage.WHOLE) * card.vae.factor**2
     decoding = DECODER_COPIES * piece * card.vae.channels[min(1, len(card.vae.channels) - 1)]
-    return PROCESS_BYTES + dtype.itemsize * (numbers + max(step, decoding))
+    return PROCESS_BYTES + dtype.itemsize * (_num_weights(card) + max(step, decoding))
+
+
+def _num_weights(card: LatentCard) -> int:
+    return sum(info.num_elements for part in card.weights.values() for info in part.infos.values())
 
 
 def _measure_step(model: LatentDiffusion, request: ImageRequest) -> float:
