@@ -35,6 +35,7 @@ from marmo.solver_names import (
 StartRule = Literal["diffusers", "a1111"]
 SyntaxName = Literal["marmo", "a1111", "comfyui", "plain"]
 EmptyNegative = Literal["zeros", "encoded"]
+Prediction = Literal["eps", "v", "x0"]
 
 MAX_SIDE = 8192  # pixels
 MAX_SEED = 2**63 - 1
@@ -133,6 +134,15 @@ class Told(Schema):
     )
 
 
+class Refiner(Schema):
+    """A second model that paints the end (Podell et al. 2023, section 2.5); none unless one is named."""
+
+    model: str | None = Field(default=None, max_length=4096, description="A checkpoint file or a diffusers folder")
+    switch: float = Field(
+        default=0.8, gt=0, lt=1, description="Share of the training's clock, from pure noise on, that the first paints"
+    )
+
+
 class Variation(Schema):
     """Start noise between that of two seeds: pictures that are like one another."""
 
@@ -156,10 +166,18 @@ class ImageRequest(Schema):
         description="Whose brackets and marks the prompts are written in; plain reads them as they stand",
     )
     model: str | None = Field(default=None, max_length=4096, description="A checkpoint file or a diffusers folder")
-    empty_negative: EmptyNegative | None = Field(
+    empty_negative: Annotated[EmptyNegative, _nearest(get_args(EmptyNegative))] | None = Field(
         default=None,
         description="What an empty negative prompt is: its encoding, or zeros, as SDXL's base was trained",
     )
+    prediction: Annotated[Prediction, _nearest(get_args(Prediction))] | None = Field(
+        default=None, description="What the network predicts, where its file does not say or says it wrong"
+    )
+    zero_snr: bool | None = Field(
+        default=None,
+        description="Whether the model was trained up to pure noise, where its file does not say or says it wrong",
+    )
+    refiner: Refiner = Field(default=Refiner(), description="A second model for the end")
     width: int | None = Field(
         default=None, ge=8, le=MAX_SIDE, description="Pixels; by default the model's, or init_image's"
     )
@@ -284,6 +302,8 @@ class Defaults(Schema):
 
     negative_prompt: str = ""
     empty_negative: EmptyNegative = "encoded"
+    prediction: Prediction = "eps"
+    zero_snr: bool = False
     width: int = 512
     height: int = 512
     steps: int = 25
@@ -310,7 +330,7 @@ def explain(error: ValidationError) -> str:
 
 
 def _clause(kind: str, place: list[str], message: str, value: object) -> str:
-    parts = (Guidance, Told, Variation)
+    parts = (Guidance, Told, Refiner, Variation)
     fields = {*ImageRequest.model_fields, *(name for part in parts for name in part.model_fields)}
     if kind == "extra_forbidden":
         near = get_close_matches(place[-1], fields, n=1)

@@ -16,10 +16,11 @@ from marmo import catalog
 from marmo.diffusion.sources import TorchCpu
 from marmo.models.tiny_decoder import TAESD
 from marmo.models.unet import TransformerBlock
-from marmo.pipelines import first_stage, latent
+from marmo.pipelines import first_stage, painter
 from marmo.pipelines.conditions import Condition
 from marmo.pipelines.events import Event, Result, Stage, Step
-from marmo.pipelines.latent import LatentDiffusion, Question
+from marmo.pipelines.latent import LatentDiffusion
+from marmo.pipelines.painter import Question
 from marmo.pipelines.pixels import to_pictures, to_tensor
 from marmo.request import Guidance, ImageRequest
 from marmo.weights.forms import expected, written
@@ -372,12 +373,12 @@ def test_two_streams_may_be_followed_in_turns(model: LatentDiffusion):
 @pytest.mark.long
 def test_many_pictures_are_asked_in_several_calls(model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch):
     together = model.generate(request(num_images=4)).images
-    monkeypatch.setattr(latent, "LATENTS_PER_CALL", 3 * 6 * 8)
+    monkeypatch.setattr(painter, "LATENTS_PER_CALL", 3 * 6 * 8)
     with calls(model.unet) as batches:
         apart_ = model.generate(request(num_images=4)).images
     assert batches == [3, 3, 2] * 3  # 4 pictures under 2 conditions
     assert max(map(apart, together, apart_)) <= 1
-    monkeypatch.setattr(latent, "LATENTS_PER_CALL", 1)
+    monkeypatch.setattr(painter, "LATENTS_PER_CALL", 1)
     with calls(model.unet) as batches:
         model.generate(request(num_images=2, steps=1))
     assert batches == [1, 1, 1, 1]

@@ -15,10 +15,11 @@ from marmo.models.clip_resnet import ClipResNetConfig
 from marmo.models.clip_text import ClipTextConfig
 from marmo.models.clip_vision import ClipVisionConfig
 from marmo.models.tiny_decoder import TAESD
-from marmo.weights.checkpoint import SINGLE_FILE, Checkpoint, open_checkpoint
-from marmo.weights.export import SCHEDULER, write_folder, write_single_file
+from marmo.weights.checkpoint import Checkpoint, open_checkpoint
+from marmo.weights.export import write_folder, write_single_file
 from marmo.weights.forms import Network, NetworkConfig, expected, written
 from marmo.weights.keymap import to_theirs
+from marmo.weights.kinds import SD1
 from marmo.weights.store import Tensors, from_state, open_file, write
 
 TOY = SIZES["toy"]
@@ -54,7 +55,7 @@ def write_alone(path: Path, network: Network, config: NetworkConfig) -> Path:
 
 
 def with_scheduler(checkpoint: Checkpoint, **options: object) -> Checkpoint:
-    return replace(checkpoint, scheduler={**SCHEDULER, **options})
+    return replace(checkpoint, scheduler={**SD1.scheduler, **options})
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,7 @@ def test_another_dtype(checkpoint: Checkpoint, tmp_path: Path, dtype: torch.dtyp
             expected_tensor = part.tensors.read(tensor).to(dtype)
             assert torch.equal(converted.parts[network].tensors.read(tensor), expected_tensor)
     if path.suffix:
-        ids = open_file(path).infos[f"{SINGLE_FILE['text']}text_model.embeddings.position_ids"]
+        ids = open_file(path).infos[f"{SD1.places['text'].prefix}text_model.embeddings.position_ids"]
         assert ids.dtype == torch.int64  # whole numbers stay whole
 
 

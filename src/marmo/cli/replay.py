@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -13,7 +14,7 @@ from PIL import Image
 from marmo.cli.progress import watch
 from marmo.files.foreign import Foreign
 from marmo.files.pictures import FORMATS, decode_image, holds_record, read_foreign, read_record, save_picture
-from marmo.files.record import Record
+from marmo.files.record import REFINER, Record
 from marmo.request import ImageRequest
 
 OLD_HASH_LENGTH = 8
@@ -55,6 +56,8 @@ class Replay:
     """A picture that Marmo, A1111, ComfyUI, InvokeAI or a program of their kind made"""
     model: Path | None = None
     """Where its model lies; by default, for Marmo's own, a file of the same hash that was used here before"""
+    refiner: Path | None = None
+    """Where its refiner lies, if it had one; by default found in the same way"""
     init_image: Path | None = None
     """The picture that it started from, if it did"""
     output: Path | None = None
@@ -79,22 +82,23 @@ class Replay:
         """A picture of Marmo."""
         from marmo import catalog  # brings torch
 
-        model = catalog.open_model(self.model or _find_model(record), _device(record), record.dtype)
-        changed = _changed(record, model.card.hashes())
-        result = watch(model.stream(self._request(record)), record.request.num_images, quiet=self.json)
+        request = self._request(record)
+        model = catalog.open_for(request, _device(record), record.dtype)
+        changed = _changed(record, model.hashes())
+        result = watch(model.stream(request), request.num_images, quiet=self.json)
         return Replayed(result.images[record.image], result.records[record.image], changed)
 
     def _foreign(self, foreign: Foreign) -> Replayed:
         """A picture of another program, whose model only its owner can point at."""
         if self.model is None:
-            name = f", which it calls {foreign.model!r}" if foreign.model else ""
+            name = f" {foreign.model!r}" if foreign.model else ""
             raise ValueError(
-                f"{self.picture} was made by {foreign.program}; say with --model where its model lies{name}"
+                f"{self.picture} was made by {foreign.program}; say with --model where its model{name} lies"
             )
         from marmo import catalog
 
         model = catalog.open_model(self.model, None, None)
-        sentences = [*_not_carried(foreign), *_other_model(foreign, self.model, model.card.hashes())]
+        sentences = [*_not_carried(foreign), *_other_model(foreign, self.model, model.hashes())]
         request = foreign.request
         if request.strength is not None:
             if self.init_image is None:
@@ -115,7 +119,7 @@ class Replay:
 
     def _request(self, record: Record) -> ImageRequest:
         """The whole request, all its pictures included: a batch rounds differently from a picture alone."""
-        request = record.request.model_copy(update={"model": None})  # its weights may have another name here
+        request = self._with_models(record)
         wanted = record.inputs.get("init_image")
         if wanted is None:
             return request
@@ -127,6 +131,15 @@ class Replay:
         if sha256(data).hexdigest() != wanted:
             raise ValueError(f"{self.init_image} is not the picture that {self.picture} was made from")
         return request.model_copy(update={"init_image": data})
+
+    def _with_models(self, record: Record) -> ImageRequest:
+        """The request with its models as they are called here."""
+        own = {name: digest for name, digest in record.weights.items() if not name.startswith(REFINER)}
+        others = {name.removeprefix(REFINER): digest for name, digest in record.weights.items() if name not in own}
+        refiner = record.request.refiner
+        if refiner.model is not None:
+            refiner = refiner.model_copy(update={"model": str(self.refiner or _find_model(others))})
+        return record.request.model_copy(update={"model": str(self.model or _find_model(own)), "refiner": refiner})
 
     def _tell(self, difference: Difference, changed: list[str]) -> None:
         if self.json:
@@ -154,19 +167,21 @@ def compare(before: Image.Image, after: Image.Image) -> Difference:
     return Difference(not error, int(apart.max()), float(np.mean(apart > 0)), psnr)
 
 
-def _find_model(record: Record) -> Path:
-    """A file or folder on this machine with the record's weights, all of them."""
+def _find_model(weights: Mapping[str, str]) -> Path:
+    """A file or folder on this machine with these weights of a record, all of them."""
     from marmo.weights.fingerprint import file_hash, find_files
 
-    for name, digest in record.weights.items():
+    for name, digest in weights.items():
         inside = len(PurePosixPath(name).parts) - 1  # a folder's weights are named from the folder down
         for path in find_files(digest):
             root = path.parents[min(inside, len(path.parents) - 1)] if inside else path
-            files = {root / other if inside else path: wanted for other, wanted in record.weights.items()}
+            files = {root / other if inside else path: wanted for other, wanted in weights.items()}
             if all(file.is_file() and file_hash(file) == wanted for file, wanted in files.items()):
                 return root
-    names = ", ".join(f"{name} (sha256 {digest[:10]}...)" for name, digest in record.weights.items())
-    raise ValueError(f"the weights are not known on this machine: {names}; say where they are with --model")
+    names = ", ".join(f"{name} (sha256 {digest[:10]}...)" for name, digest in weights.items())
+    raise ValueError(
+        f"the weights are not known on this machine: {names}; say where they are with --model or --refiner"
+    )
 
 
 def old_hash(path: Path) -> str:
@@ -214,6 +229,4 @@ def _other_model(foreign: Foreign, path: Path, hashes: dict[str, str]) -> list[s
     else:
         same = any(digest.startswith(wanted) for digest in hashes.values())
     named = f" ({foreign.model})" if foreign.model else ""
-    return (
-        [] if same else [f"note: the picture was painted with the weights {wanted:.10}{named}, and {path} is not these"]
-    )
+    return [] if same else [f"note: the picture was painted with the weights {wanted:.10}{named}; {path} holds others"]

@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+LEAST_ALPHA = 2**-24
+"""In place of nothing at zero terminal SNR, as in diffusers: sigma 4096."""
 SIGMA_CAP = 1e8
 """Stands for infinite noise (flow at t = 1, zero terminal SNR); solvers in exponential form do not notice."""
 
@@ -22,21 +24,34 @@ class Betas:
     """The variances that a model's training added, level by level.
 
     scaled_linear is linear in the root (Stable Diffusion), linear is Ho et al. 2020, cosine is Nichol and Dhariwal
-    2021, equation 17, which has no start and caps the variance at `end`.
+    2021, equation 17, which has no start and caps the variance at `end`; given is `table`, of `num_levels` numbers.
+    With `zero_snr` nothing of the picture is left at the last level (Lin et al. 2023, algorithm 1).
     """
 
-    kind: Literal["scaled_linear", "linear", "cosine"]
+    kind: Literal["scaled_linear", "linear", "cosine", "given"]
     start: float
     end: float
     num_levels: int = 1000
+    table: tuple[float, ...] = ()
+    zero_snr: bool = False
 
     def values(self) -> Tensor:
         """T, float64."""
+        if self.kind == "given":
+            return torch.tensor(self.table, dtype=torch.float64)
         if self.kind == "cosine":
             return _cosine_betas(self.num_levels).clamp(max=self.end)
         root = 2 if self.kind == "scaled_linear" else 1
         ends = self.start ** (1 / root), self.end ** (1 / root)
         return torch.linspace(*ends, self.num_levels, dtype=torch.float64) ** root
+
+    def alphas(self) -> Tensor:
+        """The share of the picture's variance that is left at every level.  T, float64, falling, above 0."""
+        alphas = torch.cumprod(1 - self.values(), dim=0)
+        if self.zero_snr:
+            roots = alphas.sqrt()
+            alphas = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
+        return alphas.clamp(min=LEAST_ALPHA)
 
 
 STABLE_DIFFUSION = Betas(kind="scaled_linear", start=0.00085, end=0.012)
@@ -48,7 +63,7 @@ class NoiseTable:
     """The noise levels of a discrete-time model, and its clock: t 0 to T - 1, fractions allowed."""
 
     def __init__(self, betas: Betas) -> None:
-        alphas = torch.cumprod(1 - betas.values(), dim=0)
+        alphas = betas.alphas()
         self.sigmas = ((1 - alphas) / alphas).sqrt()  # T, float64, rising
         self.log_sigmas = self.sigmas.log()
 

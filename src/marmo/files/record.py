@@ -16,6 +16,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 
 from marmo.request import ImageRequest, Schema
 
+REFINER = "refiner/"
+"""Before the names of a refiner's weight files."""
+
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1, max_length=4096)]
 

@@ -12,10 +12,10 @@ from marmo.models.unet import UNetConfig
 from marmo.models.vae import VAEConfig
 from marmo.request import Defaults
 from marmo.weights.fingerprint import file_hash
-from marmo.weights.forms import Network
+from marmo.weights.kinds import Slot
 from marmo.weights.store import Tensors
 
-Told = Literal["nothing", "size", "score"]
+ToldKind = Literal["nothing", "size", "score"]
 """What a U-Net is told beside the words: where SDXL's training pictures came from and how large the result shall be, or
 with its refiner, how well people liked them."""
 
@@ -24,7 +24,7 @@ with its refiner, how well people liked them."""
 class TowerCard:
     """A text encoder and how the model reads it."""
 
-    network: Network
+    slot: Slot
     config: ClipTextConfig
     pad: int
     """The token that fills a prompt up."""
@@ -46,9 +46,9 @@ class LatentCard:
     """The text encoders, in the order in which their states stand side by side."""
     unet: UNetConfig
     vae: VAEConfig
-    weights: Mapping[Network, Tensors]
+    weights: Mapping[Slot, Tensors]
     """Of every tower, `unet` and `vae`."""
-    told: Told = "nothing"
+    told: ToldKind = "nothing"
     tokenizer: Path | None = None
     """A folder with a tokenizer of its own; none means CLIP's."""
     betas: Betas = STABLE_DIFFUSION

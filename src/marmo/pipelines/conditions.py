@@ -15,7 +15,7 @@ from torch import Tensor
 from marmo.models.unet import CODE_WIDTH, Context, UNet
 from marmo.nn.attention import KeysValues
 from marmo.nn.embed import sinusoidal
-from marmo.pipelines.card import Told
+from marmo.pipelines.card import ToldKind
 from marmo.pipelines.text_encoders import Encoded
 from marmo.request import ImageRequest
 
@@ -40,7 +40,7 @@ class Conditions:
     """Makes the conditions of one resolved request from its prompts."""
 
     unet: UNet
-    told: Told
+    told: ToldKind
     request: ImageRequest
 
     def of(self, encoded: Encoded, negative: bool = False, empty: bool = False) -> Condition:
@@ -65,7 +65,7 @@ class Conditions:
         return torch.cat([pooled, codes.flatten()[None].to(pooled)], dim=1)  # 1 V
 
 
-def told_numbers(told: Told, request: ImageRequest, negative: bool) -> tuple[float, ...]:
+def told_numbers(told: ToldKind, request: ImageRequest, negative: bool) -> tuple[float, ...]:
     """The numbers beside the pooled prompt, in the order of the model's training."""
     width, height = request.width, request.height
     assert width is not None and height is not None, "the request is not resolved"

@@ -12,7 +12,8 @@ from marmo.nn.blueprint import blueprint
 from marmo.pipelines import first_stage
 from marmo.pipelines.card import LatentCard
 from marmo.pipelines.events import Step
-from marmo.pipelines.latent import LATENTS_PER_CALL, LatentDiffusion, resolved
+from marmo.pipelines.latent import LatentDiffusion
+from marmo.pipelines.painter import LATENTS_PER_CALL, resolved
 from marmo.request import ImageRequest
 
 # Numbers held at the peak, in units of the widest layer's output; measured with Stable Diffusion 1's networks, see
