@@ -91,10 +91,8 @@ class Replay:
     def _foreign(self, foreign: Foreign) -> Replayed:
         """A picture of another program, whose model only its owner can point at."""
         if self.model is None:
-            name = f" {foreign.model!r}" if foreign.model else ""
-            raise ValueError(
-                f"{self.picture} was made by {foreign.program}; say with --model where its model{name} lies"
-            )
+            model = f"its model {foreign.model!r}" if foreign.model else "its model"
+            raise ValueError(f"{self.picture} was made by {foreign.program}; say with --model where {model} lies")
         from marmo import catalog
 
         model = catalog.open_model(self.model, None, None)
