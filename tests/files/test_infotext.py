@@ -41,7 +41,8 @@ def test_golden():
         "a (red:1.2) fox, 狐\nin snow\n"
         "Negative prompt: blurry\n"
         "Steps: 25, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 9, Size: 512x768, "
-        "Model hash: 6ce0161689, Model: v1-5-pruned, RNG: CPU, Version: marmo 0.1.0"
+        "Model hash: 6ce0161689, Model: v1-5-pruned, RNG: CPU, "
+        "SGM noise multiplier: True, Prompt syntax: marmo, Version: marmo 0.1.0"
     )
 
 
@@ -50,14 +51,15 @@ def test_golden_with_everything():
     assert last_line(guidance_scale=7.5, weights=("a, b: c.safetensors",), **changes) == (
         "Steps: 25, Sampler: DDIM, Schedule type: Leading, CFG scale: 7.5, Seed: 7, Size: 512x768, "
         'Model hash: 6ce0161689, Model: "a, b: c", Denoising strength: 0.6, Clip skip: 2, RNG: CPU, '
-        "Eta DDIM: 0.5, Version: marmo 0.1.0"
+        "Eta DDIM: 0.5, Prompt syntax: marmo, Version: marmo 0.1.0"
     )
 
 
 def test_what_a_family_does_not_use_is_left_out():
     unused = dict.fromkeys(("negative_prompt", "steps", "sampler", "schedule", "guidance_scale", "clip_skip"))
     assert text_of(**unused).splitlines()[2:] == [
-        "Seed: 7, Size: 512x768, Model hash: 6ce0161689, Model: v1-5-pruned, RNG: CPU, Version: marmo 0.1.0"
+        "Seed: 7, Size: 512x768, Model hash: 6ce0161689, Model: v1-5-pruned, RNG: CPU, Prompt syntax: marmo, "
+        "Version: marmo 0.1.0"
     ]
 
 

@@ -55,7 +55,7 @@ class Clock:
     @classmethod
     def of(cls, request: ImageRequest, sigmas: Tensor) -> "Clock":
         """The clock of a resolved request that walks down these noise levels."""
-        levels = sigmas.tolist()
+        levels = [float(sigma) for sigma in sigmas]
         if request.prompt_syntax != "a1111":
             return cls(len(levels) - 1, levels)
         assert request.steps is not None, "the request is not resolved"
