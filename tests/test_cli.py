@@ -507,7 +507,7 @@ def test_inspect_tells_the_kind(marmo: Command, tmp_path: Path, family: str, sch
 
 def test_inspect_with_hashes(marmo: Command, stand_in_folder: Path):
     lines = marmo("inspect", stand_in_folder, "--hash").out.splitlines()
-    assert lines[0] == f"{stand_in_folder}: diffusers folder, 10.2 MB"
+    assert lines[0] == f"{stand_in_folder}: diffusers folder, Stable Diffusion 1 that predicts eps, 10.2 MB"
     assert len(lines) == 7 and all(re.fullmatch(r"  sha256 [0-9a-f]{64}  \S+", line) for line in lines[4:])
 
 

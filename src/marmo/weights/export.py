@@ -201,8 +201,8 @@ def _untold_padding(checkpoint: Checkpoint) -> list[str]:
     usual: dict[Slot, int | None] = {
         slot: place.pad for slot, place in checkpoint.kind.places.items() if place.tokenizer
     }
-    pads = {slot: _tokenizer(checkpoint, slot).pad for slot in usual}
-    return [f"padding {slot} with token {pad}" for slot, pad in pads.items() if pad != usual[slot]]
+    pads = [(slot, _tokenizer(checkpoint, slot).pad, pad) for slot, pad in usual.items()]
+    return [f"padding {slot} with token {pad}" for slot, pad, wanted in pads if pad != wanted]
 
 
 def _tokenizer(checkpoint: Checkpoint, slot: Slot) -> ClipTokenizer:
