@@ -35,17 +35,17 @@ class Family:
     final_norm: bool
     """Whether a text encoder's final norm follows the layer that is read."""
     defaults: Defaults
+    v_side: int | None = None
+    """Pixels, where those models of the kind that predict v paint larger pictures."""
 
 
 FAMILIES: Mapping[str, Family] = {
     "sd1": Family(final_norm=True, defaults=Defaults()),
-    "sd2": Family(final_norm=True, defaults=Defaults(clip_skip=2)),
+    "sd2": Family(final_norm=True, defaults=Defaults(clip_skip=2), v_side=768),
     "sdxl": Family(final_norm=False, defaults=Defaults(width=1024, height=1024, clip_skip=2, empty_negative="zeros")),
     "sdxl-refiner": Family(final_norm=False, defaults=Defaults(width=1024, height=1024, clip_skip=2)),
 }
 """By the name of the checkpoint's kind."""
-V_SIDE = 768
-"""Pixels; Stable Diffusion 2 predicts v in its larger model."""
 _TOLD: Mapping[int, ToldKind] = {0: "nothing", 6: "size", 5: "score"}
 """How many numbers stand beside the pooled prompt -> what they are."""
 
@@ -170,9 +170,10 @@ def _towers(checkpoint: Checkpoint, family: Family, pools: bool) -> Iterator[Tow
 def _tokenizer(checkpoint: Checkpoint) -> Path | None:
     """The folder's own tokenizer, which all its text encoders must share but for the padding."""
     folders = list(checkpoint.tokenizers.values())
-    words = [ClipTokenizer.from_folder(folder).backend.get_vocab() for folder in folders[: len(folders) > 1 and 2]]
-    if words and words[0] != words[-1]:
-        raise ValueError(f"{folders[0]} and {folders[1]} know different words; they must be the same tokenizer")
+    for other in folders[1:]:
+        first, second = (ClipTokenizer.from_folder(folder).backend.get_vocab() for folder in (folders[0], other))
+        if first != second:
+            raise ValueError(f"{folders[0]} and {other} know different words; they must be the same tokenizer")
     return folders[0] if folders else None
 
 
@@ -221,8 +222,8 @@ def _defaults(checkpoint: Checkpoint, family: Family, target: Target, zero_snr: 
     own = family.defaults
     if zero_snr:
         own = own.model_copy(update={"schedule": "trailing"})  # Karras' levels would all lie in the noise
-    if target == "v" and own.width < V_SIDE:
-        own = own.model_copy(update={"width": V_SIDE, "height": V_SIDE})
+    if target == "v" and family.v_side is not None:
+        own = own.model_copy(update={"width": family.v_side, "height": family.v_side})
     facts: dict[str, object] = {"size_multiple": vae.factor, "prediction": target, "zero_snr": zero_snr}
     if checkpoint.index.get("force_zeros_for_empty_prompt") is not None:
         facts["empty_negative"] = "zeros" if checkpoint.index["force_zeros_for_empty_prompt"] else "encoded"

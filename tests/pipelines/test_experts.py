@@ -108,15 +108,15 @@ def test_what_a_model_does_not_hear_is_refused(files: dict[FamilyName, Path]):
 
     with pytest.raises(ValueError, match=r"^told.crop_left means nothing to sd2.safetensors; leave it out$"):
         resolve("sd2", crop_left=8)
-    with pytest.raises(ValueError, match="told.score means nothing to sdxl.safetensors"):
+    with pytest.raises(ValueError, match=r"told\.score means nothing to sdxl\.safetensors"):
         resolve("sdxl", score=8, crop_left=8)
-    with pytest.raises(ValueError, match="told.target_width means nothing to sdxl-refiner.safetensors"):
+    with pytest.raises(ValueError, match=r"told\.target_width means nothing to sdxl-refiner\.safetensors"):
         resolve("sdxl-refiner", target_width=8, score=8)
 
 
 def test_one_of_two_models_that_hears_is_enough(both: LatentDiffusion):
     both.resolve(refined().model_copy(update={"told": Told(score=8, target_width=8)}))
-    with pytest.raises(ValueError, match="told.score means nothing to sdxl.safetensors"):
+    with pytest.raises(ValueError, match=r"told\.score means nothing to sdxl\.safetensors"):
         both.resolve(request(told=Told(score=8)))
 
 
