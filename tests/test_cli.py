@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from benchmarks.checkpoint import random_checkpoint
 from marmo.cli.main import main
+from marmo.cli.replay import old_hash
 from marmo.files.pictures import read_record
 from marmo.weights.store import from_state, open_file, write
 
@@ -440,11 +442,55 @@ def test_a_replay_without_its_weights(picture: Path, marmo: Command, own_cache: 
     )
 
 
+def without_record(picture: Path, **changes: str) -> Path:
+    """The picture as another program would have saved it: with infotext alone."""
+    image, info = Image.open(picture), PngInfo()
+    text = str(image.info["parameters"])
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    info.add_text("parameters", text)
+    image.save(picture.with_name("foreign.png"), pnginfo=info)
+    return picture.with_name("foreign.png")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("flags", [["--prompt-syntax", "a1111", "--start", "a1111"], ["--noise-source", "philox"]])
+def test_a_replay_from_infotext_is_identical(
+    generate: Command, marmo: Command, stand_in: Path, tmp_path: Path, flags: list[str]
+):
+    assert generate("--name", "fox", "--sampler", "euler_ancestral", *flags).code == 0
+    foreign = without_record(tmp_path / "out" / "fox.png")
+    said = marmo("replay", foreign, "--model", stand_in)
+    assert (said.code, said.err) == (0, "")
+    assert said.out.splitlines() == ["note: read what marmo 0.1.0 wrote", "identical: every pixel is the same"]
+
+
+@pytest.mark.long
+def test_a_replay_from_infotext_tells_what_it_could_not_carry_over(
+    picture: Path, marmo: Command, stand_in: Path, tmp_path: Path
+):
+    foreign = without_record(picture, **{"Model hash: ": "Model hash: f", "RNG: CPU": "Hires upscale: 2"})
+    assert "say with --model where its model 'stand-in' lies" in marmo("replay", foreign).sentence
+    said = marmo("replay", foreign, "--model", stand_in)
+    assert said.code == 1
+    assert "not carried over: Hires upscale: 2" in said.out
+    assert "names no noise source" in said.out
+    assert f"{stand_in} holds others" in said.out
+
+
+@pytest.mark.long
+def test_a_replay_knows_the_old_hash_of_a_model(picture: Path, marmo: Command, stand_in: Path):
+    record = read_record(picture)
+    digest = next(iter(record.weights.values()))[:10]
+    foreign = without_record(picture, **{f"Model hash: {digest}": f"Model hash: {old_hash(stand_in)}"})
+    assert "holds others" not in marmo("replay", foreign, "--model", stand_in).out
+
+
 @pytest.mark.long
 def test_a_replay_of_what_marmo_did_not_make(marmo: Command, tmp_path: Path):
     path = tmp_path / "plain.png"
     Image.new("RGB", (8, 8)).save(path)
-    assert marmo("replay", path).sentence == f"{path}: the picture holds no Marmo record"
+    assert marmo("replay", path).sentence.startswith(f"{path}: the picture holds no record of Marmo and no text")
     assert "No such file" in marmo("replay", tmp_path / "none.png").sentence
     path.write_bytes(b"no picture")
     assert marmo("replay", path).sentence.startswith(f"{path}: ")

@@ -13,11 +13,12 @@ from PIL import Image
 
 from marmo.cli.progress import watch
 from marmo.files.foreign import Foreign
-from marmo.files.pictures import FORMATS, decode_image, holds_record, read_foreign, read_record, save_picture
+from marmo.files.pictures import FORMATS, decode_image, read_description, save_picture
 from marmo.files.record import REFINER, Record
 from marmo.request import ImageRequest
 
 OLD_HASH_LENGTH = 8
+EMPTY_HASH = "e3b0c442"  # of no bytes: the program did not find its file
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ class Replay:
     def run(self) -> int:
         """Read, paint again, compare; 1 if the pictures differ."""
         self._check_output()
-        before = decode_image(self.picture.read_bytes())
         description = read_description(self.picture)
+        before = decode_image(self.picture.read_bytes())
         replayed = self._record(description) if isinstance(description, Record) else self._foreign(description)
         if self.output is not None:
             self.output.parent.mkdir(parents=True, exist_ok=True)
@@ -149,13 +150,6 @@ class Replay:
             print(sentence)
 
 
-def read_description(path: Path) -> Record | Foreign:
-    """Marmo's record where there is one, otherwise what another program wrote; `ValueError` names the file."""
-    with path.open("rb") as stream:
-        has_record = holds_record(stream)
-    return read_record(path) if has_record else read_foreign(path)
-
-
 def compare(before: Image.Image, after: Image.Image) -> Difference:
     """How far two pictures are apart; `ValueError` for pictures of two sizes."""
     if before.size != after.size:
@@ -220,7 +214,7 @@ def _not_carried(foreign: Foreign) -> list[str]:
 def _other_model(foreign: Foreign, path: Path, hashes: dict[str, str]) -> list[str]:
     """A sentence if the hash says that another model painted it, or says nothing."""
     wanted = (foreign.model_hash or "").lower()
-    if not wanted:
+    if not wanted or wanted.startswith(EMPTY_HASH):
         return [f"note: {foreign.program} did not write which weights it painted with; {path} may be others"]
     if len(wanted) == OLD_HASH_LENGTH:
         same = path.is_file() and old_hash(path) == wanted

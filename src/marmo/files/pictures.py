@@ -78,11 +78,6 @@ def read_record(path: Path) -> Record:
             raise ValueError(f"{path}: {error}") from error
 
 
-def holds_record(stream: BinaryIO) -> bool:
-    """Whether an open picture file holds a record of Marmo, readable or not; other programs' texts do not count."""
-    return _find_text(_open(stream)) is not None
-
-
 def find_record(stream: BinaryIO) -> Record:
     """The record inside an open picture file, whose pixels are not decoded where the record precedes them."""
     text = _find_text(_open(stream))
@@ -93,17 +88,19 @@ def find_record(stream: BinaryIO) -> Record:
     return Record.from_json(text)
 
 
-def read_foreign(path: Path) -> Foreign:
-    """What another program says inside a picture file; `ValueError`, naming the file, if there is nothing to read."""
+def read_description(path: Path) -> Record | Foreign:
+    """Marmo's record, or without one what another program wrote; `ValueError`, naming the file, if there is neither."""
     with path.open("rb") as stream:
         try:
-            return find_foreign(stream)
+            find = find_foreign if _find_text(_open(stream)) is None else find_record
+            stream.seek(0)
+            return find(stream)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
 
 def find_foreign(stream: BinaryIO) -> Foreign:
-    """The same for an open picture file.  A program's own form goes before infotext, which many programs add."""
+    """What another program wrote into an open picture file.  A program's own form goes before infotext, which many programs add."""
     image = _open(stream)
     with _pillow_errors():
         if image.format == "PNG":
