@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from marmo.diffusion.samplers import ASK_TWICE, CFG_PP
 from marmo.models.unet import UNet
 from marmo.models.vae import VAE
 from marmo.nn.blueprint import blueprint
@@ -37,7 +38,7 @@ class Forecast:
 def forecast(model: LatentDiffusion, request: ImageRequest) -> Forecast:
     """Paint one step of a request (a second one where the first only warms up) and reckon the rest from it."""
     whole = model.resolve(request)
-    evaluations = (len(model.sigmas(whole)) - 1) * (2 if whole.sampler == "heun" else 1)
+    evaluations = (len(model.sigmas(whole)) - 1) * (2 if whole.sampler in ASK_TWICE else 1)
     step = _measure_step(model, whole)
     decoding = step * _decoder_flops(model.card, whole) / _step_flops(model.card, whole)
     others = sum(_num_weights(painter.card) for painter in model.painters[1:]) * model.dtype.itemsize
@@ -87,7 +88,7 @@ def _decoder_flops(card: LatentCard, request: ImageRequest) -> int:
 
 
 def _rows(request: ImageRequest) -> int:
-    return request.num_images * (1 if request.guidance_scale == 1 else 2)
+    return request.num_images * (1 if request.guidance_scale == 1 and request.sampler not in CFG_PP else 2)
 
 
 def _size(card: LatentCard, request: ImageRequest) -> tuple[int, int]:
