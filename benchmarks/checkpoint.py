@@ -1,7 +1,8 @@
-"""A Stable Diffusion 1 checkpoint with random weights: real names and real file format, at toy or at full size.
+"""A Stable Diffusion checkpoint with random weights: real names and real file format, at toy or at full size.
 
     python benchmarks/checkpoint.py out/stand-in.safetensors                 # 10 MB, for the demo and the tests
     python benchmarks/checkpoint.py out/sd1.safetensors --size full          # 2.1 GB, for the benchmarks
+    python benchmarks/checkpoint.py out/xl.safetensors --family sdxl         # 30 MB
 
 The same seed gives the same file on every machine.  It knows nothing, so what it paints is texture.
 """
@@ -19,38 +20,92 @@ import tyro
 from torch import Tensor
 
 from marmo.catalog import DEFAULTS_KEY
-from marmo.models.clip_text import VIT_L_14_TEXT, VIT_L_14_TEXT_TOY
-from marmo.models.unet import SD1, SD1_TOY
-from marmo.models.vae import KL_F8, KL_F8_TOY
+from marmo.models import unet
+from marmo.models.clip_text import (
+    VIT_BIGG_14_TEXT,
+    VIT_BIGG_14_TEXT_TOY,
+    VIT_H_14_TEXT,
+    VIT_H_14_TEXT_TOY,
+    VIT_L_14_TEXT,
+    VIT_L_14_TEXT_TOY,
+)
+from marmo.models.vae import KL_F8, KL_F8_TOY, SDXL_VAE, SDXL_VAE_TOY
 from marmo.request import Defaults
 from marmo.weights.checkpoint import Checkpoint, Part
 from marmo.weights.export import write_folder, write_single_file
-from marmo.weights.forms import Network, NetworkConfig, expected, written
+from marmo.weights.forms import Json, NetworkConfig, expected, written
+from marmo.weights.kinds import SD1, SD2, SDXL, SDXL_REFINER, Kind, Slot
 from marmo.weights.store import TensorInfo, Tensors
 
-SIZES: Mapping[str, Mapping[Network, NetworkConfig]] = {
-    "toy": {"text": VIT_L_14_TEXT_TOY, "unet": SD1_TOY, "vae": KL_F8_TOY},
-    "full": {"text": VIT_L_14_TEXT, "unet": SD1, "vae": KL_F8},
+FamilyName = Literal["sd1", "sd2", "sdxl", "sdxl-refiner"]
+FAMILIES: Mapping[FamilyName, tuple[Kind, Mapping[str, Mapping[Slot, NetworkConfig]]]] = {
+    "sd1": (
+        SD1,
+        {
+            "toy": {"text": VIT_L_14_TEXT_TOY, "unet": unet.SD1_TOY, "vae": KL_F8_TOY},
+            "full": {"text": VIT_L_14_TEXT, "unet": unet.SD1, "vae": KL_F8},
+        },
+    ),
+    "sd2": (
+        SD2,
+        {
+            "toy": {"text": VIT_H_14_TEXT_TOY, "unet": unet.SD2_TOY, "vae": KL_F8_TOY},
+            "full": {"text": VIT_H_14_TEXT, "unet": unet.SD2, "vae": KL_F8},
+        },
+    ),
+    "sdxl": (
+        SDXL,
+        {
+            "toy": {
+                "text": VIT_L_14_TEXT_TOY,
+                "text2": VIT_BIGG_14_TEXT_TOY,
+                "unet": unet.SDXL_TOY,
+                "vae": SDXL_VAE_TOY,
+            },
+            "full": {"text": VIT_L_14_TEXT, "text2": VIT_BIGG_14_TEXT, "unet": unet.SDXL, "vae": SDXL_VAE},
+        },
+    ),
+    "sdxl-refiner": (
+        SDXL_REFINER,
+        {
+            "toy": {"text2": VIT_BIGG_14_TEXT_TOY, "unet": unet.SDXL_REFINER_TOY, "vae": SDXL_VAE_TOY},
+            "full": {"text2": VIT_BIGG_14_TEXT, "unet": unet.SDXL_REFINER, "vae": SDXL_VAE},
+        },
+    ),
 }
+SIZES = FAMILIES["sd1"][1]
 TOY_DEFAULTS = Defaults(width=256, height=256, steps=12)
 
 
 @dataclass(frozen=True)
 class Config:
-    """Make a Stable Diffusion 1 checkpoint with random weights."""
+    """Make a checkpoint with random weights."""
 
     output: tyro.conf.Positional[Path]
     """A .safetensors file, or a folder for diffusers' layout"""
     size: Literal["toy", "full"] = "toy"
+    family: FamilyName = "sd1"
     dtype: Literal["float16", "float32", "bfloat16"] = "float16"
     seed: int = 0
 
 
-def random_checkpoint(path: Path, size: str = "toy", dtype: torch.dtype = torch.float16, seed: int = 0) -> Path:
-    """Write the file or folder; one tensor in memory at a time."""
-    parts = {network: _part(network, config, dtype, seed) for network, config in SIZES[size].items()}
-    metadata = {DEFAULTS_KEY: TOY_DEFAULTS.model_dump_json()} if size == "toy" else {}
-    checkpoint = Checkpoint(path, "single file", parts, (), metadata=metadata)
+def random_checkpoint(
+    path: Path,
+    size: str = "toy",
+    dtype: torch.dtype = torch.float16,
+    seed: int = 0,
+    family: FamilyName = "sd1",
+    scheduler: Json | None = None,
+) -> Path:
+    """Write the file or folder; one tensor in memory at a time.
+
+    Args:
+        scheduler: what differs from the family's own noise and prediction, in diffusers' words.
+    """
+    kind, sizes = FAMILIES[family]
+    parts = {slot: _part(slot, config, dtype, seed) for slot, config in sizes[size].items()}
+    metadata = {DEFAULTS_KEY: TOY_DEFAULTS.model_dump_json(exclude_unset=True)} if size == "toy" else {}
+    checkpoint = Checkpoint(path, "single file", parts, (), kind, scheduler=scheduler or {}, metadata=metadata)
     if path.suffix == ".safetensors":
         write_single_file(checkpoint, path)
     else:
@@ -58,13 +113,13 @@ def random_checkpoint(path: Path, size: str = "toy", dtype: torch.dtype = torch.
     return path
 
 
-def _part(network: Network, config: NetworkConfig, dtype: torch.dtype, seed: int) -> Part:
+def _part(slot: Slot, config: NetworkConfig, dtype: torch.dtype, seed: int) -> Part:
     infos = {name: TensorInfo(dtype, shape) for name, shape in expected(config).items()}
 
     def read(name: str) -> Tensor:
-        return _random(f"{network}.{name}", infos[name].shape, seed).to(dtype)
+        return _random(f"{slot}.{name}", infos[name].shape, seed).to(dtype)
 
-    return Part(written(network, "original"), config, Tensors(infos, read))
+    return Part(written("text" if slot == "text2" else slot, "original"), config, Tensors(infos, read))
 
 
 def _random(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
@@ -79,7 +134,7 @@ def _random(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
 
 def main(config: Config) -> None:
     """Make it and say where it is."""
-    path = random_checkpoint(config.output, config.size, getattr(torch, config.dtype), config.seed)
+    path = random_checkpoint(config.output, config.size, getattr(torch, config.dtype), config.seed, config.family)
     print(f"{path}: random weights, not trained", file=sys.stderr)
 
 

@@ -110,10 +110,11 @@ def warm(folder: Path, config: Config) -> Mapping[str, Pair]:
     x = torch.randn(2, 4, latents, latents, generator=generator)
     pixels = torch.randn(1, 3, config.side, config.side, generator=generator)
     t = torch.tensor([500.0, 500.0])
-    states = ours.text(ids)
+    text = ours.networks["text"]
+    states = text(ids)
     context, tokens = ours.unet.project(states), states.expand(2, -1, -1)
     return {
-        "text": (lambda: ours.text(ids), lambda: theirs.text_encoder(ids)),
+        "text": (lambda: text(ids), lambda: theirs.text_encoder(ids)),
         "unet": (lambda: ours.unet(x, t, context), lambda: theirs.unet(x, t, tokens)),
         "encode": (lambda: ours.vae.encode(pixels), lambda: theirs.vae.encode(pixels)),
         "decode": (lambda: ours.vae.decode(x[:1]), lambda: theirs.vae.decode(x[:1])),

@@ -120,8 +120,9 @@ def test_what_the_network_predicts(checkpoint: Checkpoint):
         {"beta_end": 1.5},
         {"num_train_timesteps": 10**12},
         {"num_train_timesteps": True},
-        {"trained_betas": [0.1, 0.2]},
-        {"rescale_betas_zero_snr": True},
+        {"trained_betas": [0.1]},
+        {"trained_betas": [0.1, 2.0]},
+        {"trained_betas": "0.1 0.2"},
     ],
 )
 def test_noise_that_we_do_not_know_is_refused(checkpoint: Checkpoint, options: Mapping[str, object]):

@@ -18,7 +18,7 @@ sys.meta_path.insert(0, Absent())
 
 from pathlib import Path
 import torch
-from marmo.diffusion import noise, samplers
+from marmo.diffusion import noise, samplers, schedules
 from marmo.diffusion.denoiser import Parametrisation, denoise
 from marmo.models.unet import SD1_TOY, UNet
 from marmo.models.vae import KL_F8_TOY, VAE
@@ -38,7 +38,7 @@ table = noise.NoiseTable(noise.STABLE_DIFFUSION)
 parametrisation = Parametrisation("eps", table)
 context = unet.project(torch.randn(1, 7, 64))
 x = samplers.run(
-    samplers.sampling("dpmpp_2m", torch.randn(1, 4, 16, 16), noise.schedule("karras", table, 3), None, None),
+    samplers.sampling("dpmpp_2m", torch.randn(1, 4, 16, 16), schedules.schedule("karras", table, 3), None, None),
     lambda q: samplers.Prediction(
         denoise(lambda x, t: unet(x, t, context), parametrisation, q.x, q.sigma.expand(1))
     ),

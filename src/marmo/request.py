@@ -6,7 +6,6 @@ Whatever describes a picture is an `ImageRequest` field, and nothing else is.  `
 
 import base64
 import secrets
-from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Literal, Self, cast, get_args
 
@@ -21,13 +20,22 @@ from pydantic import (
     model_validator,
 )
 
-SamplerName = Literal["euler", "euler_ancestral", "ddim", "ddpm", "heun", "dpmpp_2m"]
-ScheduleName = Literal["normal", "karras", "exponential", "simple", "trailing", "leading", "linspace"]
-NoiseSourceName = Literal["torch-cpu"]
-StartRule = Literal["diffusers", "a1111"]
+from marmo.solver_names import (
+    ETA,
+    NoiseSourceName,
+    SamplerName,
+    ScheduleName,
+    exist,
+    read_schedule,
+    read_solver,
+    short,
+    unknown,
+)
 
-# The amount of fresh noise that a sampler adds by default; a sampler that is not listed adds none and takes no `eta`.
-ETA: Mapping[SamplerName, float] = {"euler_ancestral": 1.0, "ddim": 0.0, "ddpm": 1.0}
+StartRule = Literal["diffusers", "a1111"]
+SyntaxName = Literal["marmo", "a1111", "comfyui", "plain"]
+EmptyNegative = Literal["zeros", "encoded"]
+Prediction = Literal["eps", "v", "x0"]
 
 MAX_SIDE = 8192  # pixels
 MAX_SEED = 2**63 - 1
@@ -38,12 +46,18 @@ def _nearest(allowed: tuple[str, ...]) -> BeforeValidator:
 
     def check(value: object) -> object:
         if isinstance(value, str) and value not in allowed:
-            near = get_close_matches(value.lower().replace("+", "p").replace(" ", "_"), allowed, n=3, cutoff=0.4)
-            hint = f"did you mean {' or '.join(near)}? " if near else ""
-            raise ValueError(f"{_short(value)} does not exist; {hint}the names are {', '.join(allowed)}")
+            raise ValueError(unknown(value, allowed))
         return value
 
     return BeforeValidator(check)
+
+
+def _read_sampler(value: object) -> object:
+    return read_solver(value).sampler if isinstance(value, str) else value
+
+
+def _read_schedule(value: object) -> object:
+    return read_schedule(value) if isinstance(value, str) else value
 
 
 def _decode_image(value: object) -> object:
@@ -95,6 +109,51 @@ class Guidance(Schema):
         return self
 
 
+class Told(Schema):
+    """What SDXL is told beside the words (Podell et al. 2023, section 2.2).  Sizes are the picture's own by default."""
+
+    original_width: int | None = Field(
+        default=None, ge=1, le=MAX_SIDE, description="Width that the picture shall seem to have come with"
+    )
+    original_height: int | None = Field(
+        default=None, ge=1, le=MAX_SIDE, description="Height that the picture shall seem to have come with"
+    )
+    crop_left: int = Field(default=0, ge=0, le=MAX_SIDE, description="Pixels that shall seem cut off on the left")
+    crop_top: int = Field(default=0, ge=0, le=MAX_SIDE, description="Pixels that shall seem cut off at the top")
+    target_width: int | None = Field(
+        default=None, ge=1, le=MAX_SIDE, description="Width that the picture shall seem to be cut for"
+    )
+    target_height: int | None = Field(
+        default=None, ge=1, le=MAX_SIDE, description="Height that the picture shall seem to be cut for"
+    )
+    score: float | None = Field(
+        default=None, ge=0, le=10, description="For the refiner: how well people shall like the picture; by default 6"
+    )
+    negative_score: float | None = Field(
+        default=None, ge=0, le=10, description="For the refiner, beside the negative prompt; by default 2.5"
+    )
+
+
+class Refiner(Schema):
+    """A second model that paints the end (Podell et al. 2023, section 2.5); none unless one is named."""
+
+    model: str | None = Field(default=None, max_length=4096, description="A checkpoint file or a diffusers folder")
+    switch: float = Field(
+        default=0.8, gt=0, lt=1, description="Share of the training's clock, from pure noise on, that the first paints"
+    )
+
+
+class Variation(Schema):
+    """Start noise between that of two seeds: pictures that are like one another."""
+
+    seed: int | None = Field(
+        default=None, ge=0, le=MAX_SEED, description="The first picture's other seed; picture i has seed + i"
+    )
+    strength: float = Field(
+        default=0.0, ge=0, le=1, description="How far the start goes from the seed's noise to the other seed's"
+    )
+
+
 class ImageRequest(Schema):
     """Everything that decides a picture.  `None` is the model's default; see `resolve`."""
 
@@ -102,7 +161,23 @@ class ImageRequest(Schema):
     negative_prompt: str | None = Field(
         default=None, max_length=100_000, description="What the picture should keep away from"
     )
+    prompt_syntax: Annotated[SyntaxName, _nearest(get_args(SyntaxName))] = Field(
+        default="marmo",
+        description="Whose brackets and marks the prompts are written in; plain reads them as they stand",
+    )
     model: str | None = Field(default=None, max_length=4096, description="A checkpoint file or a diffusers folder")
+    empty_negative: Annotated[EmptyNegative, _nearest(get_args(EmptyNegative))] | None = Field(
+        default=None,
+        description="What an empty negative prompt is: its encoding, or zeros, as SDXL's base was trained",
+    )
+    prediction: Annotated[Prediction, _nearest(get_args(Prediction))] | None = Field(
+        default=None, description="What the network predicts, where its file does not say or says it wrong"
+    )
+    zero_snr: bool | None = Field(
+        default=None,
+        description="Whether the model was trained up to pure noise, where its file does not say or says it wrong",
+    )
+    refiner: Refiner = Field(default=Refiner(), description="A second model for the end")
     width: int | None = Field(
         default=None, ge=8, le=MAX_SIDE, description="Pixels; by default the model's, or init_image's"
     )
@@ -112,20 +187,29 @@ class ImageRequest(Schema):
     steps: int | None = Field(
         default=None, ge=1, le=1000, description="Noise levels visited from pure noise to picture"
     )
-    sampler: Annotated[SamplerName, _nearest(get_args(SamplerName))] | None = Field(
+    sampler: Annotated[SamplerName, BeforeValidator(_read_sampler)] | None = Field(
         default=None, description="The solver that walks down the noise levels"
     )
-    schedule: Annotated[ScheduleName, _nearest(get_args(ScheduleName))] | None = Field(
+    schedule: Annotated[ScheduleName, BeforeValidator(_read_schedule)] | None = Field(
         default=None, description="How the noise levels are spaced"
     )
+    discard_penultimate: bool = Field(
+        default=False,
+        description="Leave out the last noise level above 0 of a schedule of one step more; some programs do for DPM2",
+    )
     guidance_scale: float | None = Field(default=None, ge=0, le=100, description="Pull towards the prompt; 1 is none")
+    told: Told = Field(default=Told(), description="What SDXL is told beside the words")
     guidance: Guidance = Field(default=Guidance(), description="Details of the guidance")
     eta: float | None = Field(
         default=None, ge=0, le=2, description="Fresh noise per step, for the samplers that have it"
     )
     seed: int | None = Field(
-        default=None, ge=0, le=MAX_SEED, description="The first picture's seed; picture i has seed + i"
+        default=None,
+        ge=0,
+        le=MAX_SEED,
+        description="The first picture's seed; picture i has seed + i, but with a variation they all have this one",
     )
+    variation: Variation = Field(default=Variation(), description="Start noise between that of two seeds")
     num_images: int = Field(default=1, ge=1, le=64, description="Pictures to make")
     noise_source: Annotated[NoiseSourceName, _nearest(get_args(NoiseSourceName))] = Field(
         default="torch-cpu", description="Where random numbers come from"
@@ -139,8 +223,29 @@ class ImageRequest(Schema):
         description="Whose start: diffusers' (unit-variance noise) or A1111's (noise times sigma, one step more)",
     )
     clip_skip: int | None = Field(
-        default=None, ge=1, le=12, description="Which layer of CLIP's text tower is read, counted from the end"
+        default=None, ge=1, le=32, description="Which layer of every text tower is read, counted from the end"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_names(cls, values: object) -> object:
+        """A sampler's name that holds its schedule, such as "DPM++ 2M Karras", fills both fields."""
+        match values:
+            case {"sampler": str(sampler), "schedule": str(schedule)}:
+                pass
+            case {"sampler": str(sampler)}:
+                schedule = None
+            case _:
+                return values
+        if not exist(sampler, schedule):
+            return values  # the field says what is wrong
+        solver = read_solver(sampler, schedule)
+        return {**cast(dict[str, object], values), **solver._asdict()}
+
+    def picture_seed(self, image: int) -> int:
+        """The seed of one of a resolved request's pictures, counted from 0."""
+        assert self.seed is not None, "the request is not resolved"
+        return self.seed if self.variation.strength else self.seed + image
 
     def resolve(self, defaults: "Defaults") -> "ImageRequest":
         """The same request with nothing left open.
@@ -160,6 +265,8 @@ class ImageRequest(Schema):
         update: dict[str, object] = {}
         if self.seed is None:
             update["seed"] = secrets.randbelow(2**32)
+        if self.variation.strength and self.variation.seed is None:
+            update["variation"] = self.variation.model_copy(update={"seed": secrets.randbelow(2**32)})
         if self.sampler is not None and self.eta is None:
             update["eta"] = ETA.get(self.sampler)
         if self.init_image is not None and self.strength is None:
@@ -181,10 +288,15 @@ class ImageRequest(Schema):
             raise ValueError(
                 f"eta means nothing to {self.sampler}, which adds no fresh noise; it acts on {', '.join(ETA)}"
             )
-        if self.seed is not None and self.seed + self.num_images - 1 > MAX_SEED:
-            raise ValueError(
-                f"seed {self.seed} leaves no room for {self.num_images} pictures; the largest seed is {MAX_SEED}"
-            )
+        if self.eta is not None and self.eta > 1 and self.sampler == "tcd":
+            raise ValueError(f"eta is a share of the time for tcd, 0 to 1, not {self.eta:g}")
+        if self.variation.seed is not None and not self.variation.strength:
+            raise ValueError("variation.seed needs a variation.strength above 0")
+        for name, seed in (("seed", self.seed), ("variation.seed", self.variation.seed)):
+            if seed is not None and seed + self.num_images - 1 > MAX_SEED:
+                raise ValueError(
+                    f"{name} {seed} leaves no room for {self.num_images} pictures; the largest seed is {MAX_SEED}"
+                )
         return self
 
 
@@ -192,6 +304,9 @@ class Defaults(Schema):
     """What a model fills in for `None`, which fields it does not use, and the sizes that it paints."""
 
     negative_prompt: str = ""
+    empty_negative: EmptyNegative = "encoded"
+    prediction: Prediction = "eps"
+    zero_snr: bool = False
     width: int = 512
     height: int = 512
     steps: int = 25
@@ -218,7 +333,8 @@ def explain(error: ValidationError) -> str:
 
 
 def _clause(kind: str, place: list[str], message: str, value: object) -> str:
-    fields = {*ImageRequest.model_fields, *Guidance.model_fields}
+    parts = (Guidance, Told, Refiner, Variation)
+    fields = {*ImageRequest.model_fields, *(name for part in parts for name in part.model_fields)}
     if kind == "extra_forbidden":
         near = get_close_matches(place[-1], fields, n=1)
         return f"{'.'.join(place)}: no such field" + (f"; did you mean {near[0]}?" if near else "")
@@ -226,9 +342,4 @@ def _clause(kind: str, place: list[str], message: str, value: object) -> str:
     if kind == "value_error":
         return ": ".join(filter(None, [name, message.removeprefix("Value error, ")]))
     must = message.replace("Input should", "must").replace("String should", "must")
-    return f"{name or 'the request'}: {must}, not {_short(value)}"
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return f"{name or 'the request'}: {must}, not {short(value)}"

@@ -5,7 +5,14 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from marmo.models.clip_text import VIT_B_32_TEXT, VIT_L_14_TEXT, VIT_L_14_TEXT_TOY, ClipText
+from marmo.models.clip_text import (
+    VIT_B_32_TEXT,
+    VIT_BIGG_14_TEXT,
+    VIT_H_14_TEXT,
+    VIT_L_14_TEXT,
+    VIT_L_14_TEXT_TOY,
+    ClipText,
+)
 from marmo.weights.keymap import shapes
 
 TINY = replace(VIT_L_14_TEXT, width=16, num_layers=3, num_heads=2, vocab_size=50, context_length=7)
@@ -17,7 +24,16 @@ def tiny() -> ClipText:
     return ClipText(TINY).eval()
 
 
-@pytest.mark.parametrize(("config", "count"), [(VIT_L_14_TEXT, 123_060_480), (VIT_B_32_TEXT, 63_165_952)])
+@pytest.mark.parametrize(
+    ("config", "count"),
+    [
+        (VIT_L_14_TEXT, 123_060_480),
+        (VIT_B_32_TEXT, 63_165_952),
+        (VIT_H_14_TEXT, 352_984_064),
+        (replace(VIT_H_14_TEXT, num_cut=1), 340_387_840),  # in the folders of Stable Diffusion 2
+        (VIT_BIGG_14_TEXT, 694_659_840),
+    ],
+)
 def test_published_parameter_counts(config, count):
     with torch.device("meta"):
         network = ClipText(config)
@@ -59,8 +75,27 @@ def test_skip_is_a_shorter_network_with_the_same_norm(skip):
 
 @pytest.mark.parametrize("skip", [-1, 0, 4])
 def test_a_layer_that_does_not_exist_is_refused(skip):
-    with pytest.raises(ValueError, match=rf"clip skip {skip} .* has 3, so choose 1 \(the last\) to 3"):
+    with pytest.raises(ValueError, match=rf"clip skip {skip} .* choose 1 \(the last that is there\) to 3 "):
         tiny()(IDS, skip)
+
+
+@torch.no_grad()
+def test_a_tower_without_its_last_layer_counts_as_if_it_had_it():
+    whole, cut = tiny(), ClipText(replace(TINY, num_cut=1))
+    cut.load_state_dict({name: weight for name, weight in whole.state_dict().items() if name in shapes(cut)})
+    assert torch.equal(whole(IDS, 2), cut(IDS, 2))
+    with pytest.raises(ValueError, match=r"clip skip 1 .* choose 2 \(the last that is there\) to 3 "):
+        cut(IDS, 1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("skip", [1, 2])
+def test_the_embedding_comes_from_the_last_layer_whichever_is_read(skip):
+    torch.manual_seed(0)
+    network = ClipText(replace(TINY, embed_width=8)).eval()
+    embedded = network.embed(network.hidden(IDS, skip), IDS, skip)
+    assert network.proj is not None
+    assert torch.equal(embedded, network.proj(network.pool(network(IDS), IDS)))
 
 
 @pytest.mark.parametrize("shape", [(1, 8), (7,), (1, 1, 7)])
@@ -82,6 +117,8 @@ KNOBS = {
     "context_length": 9,
     "activation": "gelu",
     "mlp_ratio": 2,
+    "embed_width": 8,
+    "num_cut": 1,
 }
 
 

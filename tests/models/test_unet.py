@@ -7,7 +7,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from marmo.models.unet import SD1, SD1_TOY, UNet, UNetConfig
+from marmo.models.unet import (
+    SD1,
+    SD1_EDIT,
+    SD1_INPAINT,
+    SD1_TOY,
+    SD2,
+    SD2_INPAINT,
+    SDXL,
+    SDXL_REFINER,
+    UNet,
+    UNetConfig,
+)
 from marmo.weights.keymap import shapes
 
 TOY = replace(SD1_TOY, channels=(32, 64), depths=(1, 2), num_heads=(2, 4), context_width=24)
@@ -21,6 +32,8 @@ KNOBS = {
     "context_width": 16,
     "num_res_blocks": 2,
     "num_groups": 16,
+    "mid_depth": 2,
+    "vector_width": 8,
 }
 
 
@@ -45,8 +58,12 @@ def inputs(config: UNetConfig = TOY, batch: int = 2) -> tuple[Tensor, Tensor, Te
     "config, num_parameters",
     [
         (SD1, 859_520_964),
-        (replace(SD1, in_channels=9), 859_535_364),
-        (replace(SD1, context_width=1024), 865_910_724),  # SD 2
+        (SD1_INPAINT, 859_535_364),
+        (SD1_EDIT, 859_532_484),
+        (SD2, 865_910_724),
+        (SD2_INPAINT, 865_925_124),
+        (SDXL, 2_567_463_684),
+        (SDXL_REFINER, 2_259_526_660),
         (replace(SD1, context_width=1280), 872_300_484),  # the LDM of 1.45 billion
     ],
 )
@@ -141,6 +158,17 @@ def test_the_middle_attends_where_the_coarsest_level_does_not() -> None:
     unet = meta(SD1)
     assert all(stage.transformer is None for stage in unet.down[3].stages)
     assert isinstance(unet.mid.transformer, nn.Module)
+
+
+def test_the_vector_is_heard() -> None:
+    config = replace(TOY, vector_width=8)
+    unet, (x, t, tokens) = toy(config), inputs()
+    context = unet.project(tokens)
+    vector = torch.randn(2, 8)
+    plain, other = unet(x, t, context, vector), unet(x, t, context, vector + 1)
+    assert not torch.allclose(plain, other, atol=1e-4)
+    alone = unet(x, t, context, vector[:1])
+    torch.testing.assert_close(alone[:1], plain[:1], rtol=1e-5, atol=1e-5)
 
 
 def test_bfloat16_stays_bfloat16() -> None:

@@ -4,14 +4,14 @@ Every tensor is drawn from a normal, norms and biases too, so that no wrong wire
 """
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from marmo.models.unet import SD1_TOY, UNet, UNetConfig
+from marmo.models.unet import CODE_WIDTH, SD1_TOY, SD2_TOY, SDXL_REFINER_TOY, SDXL_TOY, UNet, UNetConfig
+from marmo.nn.embed import sinusoidal
 from marmo.weights.folders import open_part
 from marmo.weights.keymap import fill, shapes, to_ours, to_theirs
 from marmo.weights.maps.unet import compvis, config_from_compvis, config_from_json, config_to_json, diffusers
@@ -23,9 +23,12 @@ pytestmark = pytest.mark.parity
 
 CONFIGS = {
     "SD 1": SD1_TOY,
+    "SD 2": SD2_TOY,
+    "SDXL": SDXL_TOY,
+    "SDXL's refiner": SDXL_REFINER_TOY,
     "inpainting": UNetConfig(
         in_channels=9, out_channels=4, channels=(32, 64, 64), depths=(0, 1, 2), num_heads=(2, 4, 8), context_width=24,
-        num_res_blocks=2, num_groups=16,
+        num_res_blocks=2, num_groups=16, mid_depth=2,
     ),
     "pix2pix": UNetConfig(
         in_channels=8, out_channels=3, channels=(32, 32, 64), depths=(1, 0, 1), num_heads=(4, 4, 4), context_width=40,
@@ -53,9 +56,8 @@ def drawn(module: nn.Module) -> nn.Module:
     return module.eval().requires_grad_(False)
 
 
-def peer_of(config: UNetConfig, projection_axes: int = 4) -> nn.Module:
-    options = config_to_json(config, projection_axes=projection_axes)
-    return drawn(peers.UNet2DConditionModel.from_config(options))
+def peer_of(config: UNetConfig) -> nn.Module:
+    return drawn(peers.UNet2DConditionModel.from_config(config_to_json(config)))
 
 
 def opened(folder: Path) -> UNet:
@@ -78,11 +80,23 @@ def inputs(config: UNetConfig, size: tuple[int, int, int]) -> tuple[Tensor, Tens
     return x, torch.tensor([731.0, 12.0])[:batch], torch.randn(batch, 7, config.context_width, generator=draw)
 
 
+def beside(config: UNetConfig, batch: int) -> tuple[Tensor | None, dict[str, Tensor]]:
+    """What SDXL is told beside the prompt, for ours and for theirs."""
+    if not config.vector_width:
+        return None, {}
+    draw = torch.Generator().manual_seed(3)
+    pooled = torch.randn(batch, config.vector_width % CODE_WIDTH, generator=draw)
+    numbers = torch.randint(0, 1024, (batch, config.vector_width // CODE_WIDTH), generator=draw).float()
+    codes = sinusoidal(numbers.flatten(), CODE_WIDTH).reshape(batch, -1)
+    return torch.cat([pooled, codes], dim=1), {"text_embeds": pooled, "time_ids": numbers}
+
+
 def assert_equal_networks(unet: UNet, peer: nn.Module) -> None:
     for size in SIZES:
         x, t, tokens = inputs(unet.config, size)
         x.requires_grad_()
-        ours, theirs = unet(x, t, unet.project(tokens)), peer(x, t, tokens).sample
+        vector, told = beside(unet.config, len(x))
+        ours, theirs = unet(x, t, unet.project(tokens), vector), peer(x, t, tokens, added_cond_kwargs=told).sample
         assert_close(ours, theirs)
         up = torch.randn(theirs.shape, generator=torch.Generator().manual_seed(2))
         (our_gradient,), (their_gradient,) = (torch.autograd.grad(y, x, up) for y in (ours, theirs))
@@ -107,15 +121,10 @@ def test_theirs_opens_ours(config: UNetConfig, tmp_path: Path) -> None:
     assert_equal_networks(unet, peers.UNet2DConditionModel.from_pretrained(tmp_path))
 
 
-def test_projections_may_be_matrices(tmp_path: Path) -> None:
-    """As in SD 2 and SDXL."""
-    config = replace(SD1_TOY, num_heads=(1, 2))
-    peer = peer_of(config, projection_axes=2)
-    peer.save_pretrained(tmp_path)
-    unet = opened(tmp_path)
-    assert_equal_networks(unet, peer)
-    theirs = to_theirs(diffusers(config, projection_axes=2), from_state(unet.state_dict()))
-    assert {name: info.shape for name, info in theirs.infos.items()} == shapes(peer)
+@every_config
+def test_what_we_write_has_their_shapes(config: UNetConfig) -> None:
+    theirs = to_theirs(diffusers(config), from_state(UNet(config).state_dict()))
+    assert {name: info.shape for name, info in theirs.infos.items()} == shapes(peer_of(config))
 
 
 @every_config

@@ -80,8 +80,8 @@ def test_transformers_opens_it_with_equal_ids(usual: Path) -> None:
     ours, theirs = ClipTokenizer.from_folder(usual), CLIPTokenizer.from_pretrained(usual)
     texts = [*CAPTIONS, "A PURPLE Seal, naïve café e\u0301", "狐", "👩‍👩‍👧 ½ ³", "", "1234 don't''s", "ＦＯＸ，Ⅷ"]
     for text in texts:
-        assert theirs(text).input_ids == [ours.START, *ours.encode(text), ours.END]
-    assert (theirs.vocab_size, theirs.model_max_length, theirs.pad_token_id) == (1024, 48, ours.END)
+        assert theirs(text).input_ids == [ours.start, *ours.encode(text), ours.end]
+    assert (theirs.vocab_size, theirs.model_max_length, theirs.pad_token_id) == (1024, 48, ours.end)
 
 
 def test_a_collection_gives_its_captions(tmp_path: Path) -> None:

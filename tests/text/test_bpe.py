@@ -85,8 +85,8 @@ def pieces(text: str) -> list[str]:
 def test_known_ids(tokenizer: ClipTokenizer) -> None:
     assert tokenizer.encode("a photo of a cat") == [320, 1125, 539, 320, 2368]
     assert tokenizer.encode("!") == [256]
-    assert (tokenizer.START, tokenizer.END, tokenizer.pad, tokenizer.vocab_size) == (49406, 49407, 49407, 49408)
-    assert tokenizer.decode([tokenizer.START, tokenizer.END]) == "<|startoftext|><|endoftext|>"
+    assert (tokenizer.start, tokenizer.end, tokenizer.pad, tokenizer.vocab_size) == (49406, 49407, 49407, 49408)
+    assert tokenizer.decode([tokenizer.start, tokenizer.end]) == "<|startoftext|><|endoftext|>"
 
 
 def test_packed_merges_are_openais() -> None:

@@ -55,8 +55,8 @@ def test_a_length_without_room_for_start_and_end_is_refused(tokenizer: ClipToken
 def test_kept_and_ignored_make_the_prompt(text: str, length: int) -> None:
     tokenizer = clip_tokenizer()
     prompt, ids = tokenize(text, tokenizer, length), tokenizer.encode(text)
-    padding = [tokenizer.END] * (length - 1 - prompt.num_tokens)
-    assert prompt.ids == (tokenizer.START, *ids[: prompt.num_tokens], *padding)
+    padding = [tokenizer.end] * (length - 1 - prompt.num_tokens)
+    assert prompt.ids == (tokenizer.start, *ids[: prompt.num_tokens], *padding)
     assert prompt.num_tokens == min(len(ids), length - 2)
     assert text.endswith(prompt.ignored)
     assert bool(prompt.ignored) == (len(ids) > length - 2)

@@ -53,7 +53,7 @@ def test_a_folder_reads_as_the_built_in_tokenizer(folder: Path, tokenizer: ClipT
 @pytest.mark.parity
 def test_transformers_opens_what_we_save(folder: Path, tokenizer: ClipTokenizer) -> None:
     opened = CLIPTokenizer.from_pretrained(folder)
-    assert opened(TEXT).input_ids == [tokenizer.START, *tokenizer.encode(TEXT), tokenizer.END]
+    assert opened(TEXT).input_ids == [tokenizer.start, *tokenizer.encode(TEXT), tokenizer.end]
     assert (opened.pad_token_id, opened.model_max_length, opened.vocab_size) == (49407, 77, 49408)
     assert (opened.bos_token_id, opened.eos_token_id, opened.unk_token_id) == (49406, 49407, 49407)
 
@@ -68,7 +68,7 @@ def test_any_number_of_merges_is_read(tmp_path: Path) -> None:
     few = ClipTokenizer.from_merges([("i", "n"), ("a", "n"), ("an", "d</w>")])
     few.save(tmp_path, length=48)
     opened = ClipTokenizer.from_folder(tmp_path)
-    assert (opened.vocab_size, opened.START, opened.END, opened.pad) == (517, 515, 516, 516)
+    assert (opened.vocab_size, opened.start, opened.end, opened.pad) == (517, 515, 516, 516)
     assert opened.encode("in a and") == [72, 333, 320, 514]  # i, n</w>, a</w>, and</w>
     assert json.loads((tmp_path / "tokenizer_config.json").read_text())["model_max_length"] == 48
 

@@ -4,28 +4,30 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.checkpoint import SIZES
+from benchmarks.checkpoint import FAMILIES, SIZES, FamilyName
+from marmo.models import unet
 from marmo.models.clip import ClipConfig
 from marmo.models.clip_resnet import ClipResNetConfig
-from marmo.models.clip_text import VIT_L_14_TEXT, ClipTextConfig
+from marmo.models.clip_text import VIT_BIGG_14_TEXT, VIT_L_14_TEXT, ClipTextConfig
 from marmo.models.clip_vision import ClipVisionConfig
 from marmo.models.tiny_decoder import TAESD
-from marmo.models.unet import SD1
 from marmo.models.vae import KL_F8
-from marmo.weights.checkpoint import FOLDER, SINGLE_FILE, Checkpoint, open_checkpoint
+from marmo.weights import kinds
+from marmo.weights.checkpoint import Checkpoint, network_of, open_checkpoint
 from marmo.weights.forms import Network, NetworkConfig, expected, recognise, written
 from marmo.weights.keymap import to_theirs
+from marmo.weights.kinds import Kind, Slot
 from marmo.weights.store import TensorInfo, Tensors, from_state, join, open_file, prefixed, write
 
 TOY = SIZES["toy"]
-TEXT = SINGLE_FILE["text"]
+TEXT = kinds.SD1.places["text"].prefix
 IDS = f"{TEXT}text_model.embeddings.position_ids"
 SMALL_TEXT = ClipTextConfig(width=64, num_layers=1, num_heads=1, vocab_size=50, context_length=8)
 SMALL_CLIPS = {
@@ -118,7 +120,7 @@ def folder(stand_in_folder: Path, tmp_path: Path) -> Path:
 
 def test_a_single_file(stand_in: Path):
     checkpoint = open_checkpoint(stand_in)
-    assert (checkpoint.layout, checkpoint.files, checkpoint.tokenizer) == ("single file", (stand_in,), None)
+    assert (checkpoint.layout, checkpoint.files, checkpoint.tokenizers) == ("single file", (stand_in,), {})
     assert {network: part.config for network, part in checkpoint.parts.items()} == TOY
     for part in checkpoint.parts.values():
         assert {name: info.shape for name, info in part.tensors.infos.items()} == expected(part.config)
@@ -134,7 +136,7 @@ def test_a_folder_holds_the_same(stand_in: Path, stand_in_folder: Path):
         "unet/diffusion_pytorch_model.safetensors",
         "vae/diffusion_pytorch_model.safetensors",
     }
-    assert checkpoint.tokenizer == stand_in_folder / "tokenizer"
+    assert checkpoint.tokenizers == {"text": stand_in_folder / "tokenizer"}
     assert checkpoint.scheduler["prediction_type"] == "epsilon"
     assert checkpoint.metadata == open_checkpoint(stand_in).metadata
     assert_same(checkpoint, open_checkpoint(stand_in))
@@ -189,10 +191,9 @@ def test_what_training_left_behind_is_passed_over(stand_in: Path, changed: Calla
     ("name", "shape"),
     [
         ("conditioner.embedders.0.transformer.text_model.embeddings.token_embedding.weight", (8, 8)),  # SDXL
+        ("edm_vpred.sigma_max", ()),  # CosXL
         ("cond_stage_model.model.token_embedding.weight", (8, 8)),  # SD 2
         ("control_model.input_blocks.0.0.weight", (8, 4, 3, 3)),  # ControlNet
-        ("v_pred", (0,)),
-        ("ztsnr", (0,)),
         ("betas2", (3,)),
     ],
 )
@@ -204,7 +205,7 @@ def test_an_unknown_tensor_beside_the_networks_is_refused(changed: Callable[...,
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("model.diffusion_model.label_emb.0.0.weight", "a unet: 1 left over (label_emb.0.0.weight)"),
+        ("model.diffusion_model.extra.weight", "a unet: 1 left over (extra.weight)"),
         ("first_stage_model.encoder.extra.weight", "a vae: 1 left over (encoder.extra.weight)"),
         (f"{TEXT}text_model.extra.weight", "a text: 1 left over (text_model.extra.weight)"),
     ],
@@ -216,7 +217,7 @@ def test_an_unknown_tensor_inside_a_network_is_refused(changed: Callable[..., Pa
 
 @pytest.mark.parametrize("network", ["text", "vae"])
 def test_a_missing_network_is_named(changed: Callable[..., Path], network: Network):
-    prefix = SINGLE_FILE[network]
+    prefix = kinds.SD1.places[network].prefix
     path = changed(lambda tensors: {name: t for name, t in tensors.items() if not name.startswith(prefix)})
     assert refusal(path) == f"{path} holds no {network}: nothing in it is called {prefix}*"
 
@@ -286,7 +287,7 @@ def test_a_variant_has_its_own_names(folder: Path, stand_in: Path):
         open_checkpoint(folder, "ema")
 
 
-@pytest.mark.parametrize("part", FOLDER.values())
+@pytest.mark.parametrize("part", [place.folder for place in kinds.SD1.places.values()])
 def test_a_missing_component_is_named(folder: Path, part: str):
     (folder / part).rename(folder / "elsewhere")
     assert refusal(folder) == f"{folder / part} is missing"
@@ -310,7 +311,7 @@ def test_broken_json_is_named(folder: Path, name: str, broken: str):
     ("change", "sentence"),
     [
         ({"_class_name": "UNet3DConditionModel"}, "_class_name 'UNet3DConditionModel' (only 'UNet2DConditionModel')"),
-        ({"addition_embed_type": "text_time"}, "addition_embed_type 'text_time'"),  # SDXL
+        ({"addition_embed_type": "text_time"}, "addition_time_embed_dim in the config.json is None; it must be 256"),
         ({"block_out_channels": [32, -1]}, "block_out_channels in the config.json is -1"),
         ({"block_out_channels": [32, 128]}, "these weights are not a unet"),
         ({"cross_attention_dim": "wide"}, "cross_attention_dim in the config.json is 'wide'"),
@@ -324,7 +325,8 @@ def test_a_config_that_does_not_fit_is_refused(folder: Path, change: Mapping[str
 
 @pytest.mark.long
 def test_a_component_by_itself(stand_in_folder: Path, tmp_path: Path):
-    for network, name in FOLDER.items():
+    for network, place in kinds.SD1.places.items():
+        name = place.folder
         whole = open_checkpoint(stand_in_folder)
         alone = open_checkpoint(stand_in_folder / name)
         assert (alone.layout, list(alone.parts)) == (f"{network} folder", [network])
@@ -366,13 +368,16 @@ def test_every_form_is_told_from_the_others(tmp_path: Path):
         *TOY.items(),
         ("clip", SMALL_CLIPS["ViT"]),
         ("tiny_decoder", TAESD),
+        ("text", replace(VIT_BIGG_14_TEXT, vocab_size=50, num_layers=1)),
     ]
     for network, config in configs:
-        for family in ("original", "diffusers"):
+        openclip = isinstance(config, ClipTextConfig) and config.embed_width is not None
+        for family in ("openclip" if openclip else "original", "diffusers"):
             form = written(network, family) if network != "tiny_decoder" else written(network, "original")
             infos = {name: TensorInfo(torch.float32, shape) for name, shape in expected(config).items()}
             theirs = to_theirs(form.rules(config), Tensors(infos, lambda name: torch.empty(0)))
-            assert recognise(theirs.infos) == form
+            found = recognise(theirs.infos)
+            assert found is not None and (found.network, found.family) == (form.network, form.family)
 
 
 # Full size
@@ -391,45 +396,53 @@ def write_hollow(path: Path, tensors: Tensors) -> None:
         file.truncate(8 + len(header) + end)
 
 
-@dataclass(frozen=True)
-class Known:
-    """What is known of a network of Stable Diffusion 1."""
-
-    config: NetworkConfig
-    num_tensors: int
-    num_parameters: int
-
-
-KNOWN: Mapping[Network, Known] = {
-    "text": Known(VIT_L_14_TEXT, 196, 123_060_480),
-    "unet": Known(SD1, 686, 859_520_964),
-    "vae": Known(KL_F8, 248, 83_653_863),
+TENSORS: Mapping[FamilyName, Mapping[Slot, tuple[int, int, int]]] = {
+    "sd1": {"text": (197, 196, 123_060_480), "unet": (686, 686, 859_520_964), "vae": (248, 248, 83_653_863)},
+    "sd2": {"text": (294, 372, 352_984_064), "unet": (686, 686, 865_910_724), "vae": (248, 248, 83_653_863)},
+    "sdxl": {
+        "text": (197, 196, 123_060_480),
+        "text2": (390, 517, 694_659_840),
+        "unet": (1680, 1680, 2_567_463_684),
+        "vae": (248, 248, 83_653_863),
+    },
+    "sdxl-refiner": {
+        "text2": (390, 517, 694_659_840),
+        "unet": (1220, 1220, 2_259_526_660),
+        "vae": (248, 248, 83_653_863),
+    },
 }
+"""Tensors in a single file and in a folder, where SD 2 has a layer less; parameters."""
 
 
-def test_stable_diffusion_1_at_full_size_from_names_and_shapes(tmp_path: Path):
+@pytest.mark.parametrize("family", TENSORS)
+def test_full_size_from_names_and_shapes(tmp_path: Path, family: FamilyName):
+    kind, sizes = FAMILIES[family]
     whole: list[Tensors] = []
-    for network, known in KNOWN.items():
-        infos = {name: TensorInfo(torch.float16, shape) for name, shape in expected(known.config).items()}
-        assert sum(info.num_elements for info in infos.values()) == known.num_parameters
+    for slot, config in sizes["full"].items():
+        infos = {name: TensorInfo(torch.float16, shape) for name, shape in expected(config).items()}
         ours = Tensors(infos, lambda name: pytest.fail(f"{name} was read"))
-        for family in ("original", "diffusers"):
-            theirs = to_theirs(written(network, family).rules(known.config), ours)
-            assert len(theirs.infos) == known.num_tensors + (network == "text" and family == "original")
-        theirs = to_theirs(written(network, "original").rules(known.config), ours)
-        # the numbered positions are whole numbers, which a hollow file cannot hold
+        place = kind.places[slot]
+        theirs = to_theirs(written(network_of(slot), place.names).rules(config), ours)
+        folder = to_theirs(written(network_of(slot), "diffusers").rules(kind.for_folder(config)), hollow(kind, config))
+        num_parameters = sum(info.num_elements for info in infos.values())
+        assert (len(theirs.infos), len(folder.infos), num_parameters) == TENSORS[family][slot]
+        # whole numbers and scalars are no weights, and a hollow file cannot hold them
         floats = {name: info for name, info in theirs.infos.items() if info.dtype == torch.float16}
-        whole.append(prefixed(Tensors(floats, ours.read), SINGLE_FILE[network]))
-    path = tmp_path / "v1-5.safetensors"
+        whole.append(prefixed(Tensors(floats, ours.read), place.prefix))
+    path = tmp_path / "model.safetensors"
     write_hollow(path, join(*whole))
     checkpoint = open_checkpoint(path)
-    assert path.stat().st_size > 2_132_000_000
-    assert {network: part.config for network, part in checkpoint.parts.items()} == {
-        network: known.config for network, known in KNOWN.items()
-    }
-    assert {network: part.num_parameters for network, part in checkpoint.parts.items()} == {
-        network: known.num_parameters for network, known in KNOWN.items()
-    }
+    assert checkpoint.kind == kind
+    for slot, config in sizes["full"].items():
+        read = checkpoint.parts[slot].config
+        assert (replace(read, embed_width=None) if family == "sd2" and slot == "text" else read) == config
+        spare = 1024**2 if family == "sd2" and slot == "text" else 0  # the projection, which nobody reads
+        assert checkpoint.parts[slot].num_parameters == TENSORS[family][slot][2] + spare
+
+
+def hollow(kind: Kind, config: NetworkConfig) -> Tensors:
+    shapes = expected(kind.for_folder(config))
+    return Tensors({name: TensorInfo(torch.float16, shape) for name, shape in shapes.items()}, pytest.fail)
 
 
 # Memory
@@ -473,14 +486,16 @@ def write_middling(path: Path, dtype: torch.dtype) -> None:
     """75 million numbers."""
     configs: Mapping[Network, NetworkConfig] = {
         "text": replace(VIT_L_14_TEXT, width=256, num_layers=4, num_heads=4),
-        "unet": replace(SD1, channels=(64, 160, 320, 320), context_width=256),
+        "unet": replace(unet.SD1, channels=(64, 160, 320, 320), context_width=256),
         "vae": replace(KL_F8, channels=(64, 128, 256, 256)),
     }
     parts: list[Tensors] = []
     for network, config in configs.items():
         infos = {name: TensorInfo(dtype, shape) for name, shape in expected(config).items()}
         ours = Tensors(infos, lambda name, infos=infos: torch.full(infos[name].shape, 0.01, dtype=dtype))
-        parts.append(prefixed(to_theirs(written(network, "original").rules(config), ours), SINGLE_FILE[network]))
+        parts.append(
+            prefixed(to_theirs(written(network, "original").rules(config), ours), kinds.SD1.places[network].prefix)
+        )
     write(path, join(*parts))
 
 

@@ -9,7 +9,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marmo.models.unet import SD1, SD1_TOY, UNet, UNetConfig
+from marmo.models.unet import (
+    SD1,
+    SD1_TOY,
+    SD2,
+    SD2_INPAINT,
+    SD2_TOY,
+    SDXL,
+    SDXL_REFINER,
+    SDXL_REFINER_TOY,
+    SDXL_TOY,
+    UNet,
+    UNetConfig,
+)
 from marmo.weights.keymap import Rule, fill, shapes, to_ours, to_theirs
 from marmo.weights.maps.unet import compvis, config_from_compvis, config_from_json, config_to_json, diffusers
 from marmo.weights.store import TensorInfo, Tensors, from_state
@@ -20,8 +32,11 @@ CONFIGS = {
     "inpainting": replace(SMALL, in_channels=9),
     "pix2pix": replace(SMALL, in_channels=8),
     "one level": replace(SMALL, channels=(8,), depths=(1,), num_heads=(8,)),
-    "three levels": replace(SMALL, channels=(8, 8, 16), depths=(0, 1, 2), num_heads=(8, 8, 8), num_res_blocks=2),
+    "three levels": replace(
+        SMALL, channels=(8, 8, 16), depths=(0, 1, 2), num_heads=(8, 8, 8), num_res_blocks=2, mid_depth=2
+    ),
     "attention comes and goes": replace(SMALL, channels=(8, 16, 16), depths=(2, 0, 1), num_heads=(8, 8, 8)),
+    "a vector beside the time": replace(SMALL, vector_width=12, mid_depth=3),
     "no attention but in the middle": replace(SMALL, depths=(0, 0), num_res_blocks=3),
 }
 DIALECTS = {"compvis": compvis, "diffusers": diffusers}
@@ -67,11 +82,19 @@ def test_back_and_there(dialect: Map, config: UNetConfig) -> None:
 
 
 @every_dialect
-def test_matrices_are_read_and_written_too(dialect: Callable[[UNetConfig, int], list[Rule]]) -> None:
-    ours = random(weights(SMALL))
-    theirs = to_theirs(dialect(SMALL, 2), ours)
-    assert {len(info.shape) for name, info in theirs.infos.items() if "proj_in.weight" in name} == {2}
-    assert same(to_ours(dialect(SMALL, 4), theirs, shapes(meta(SMALL)), "the U-Net"), ours)
+def test_projections_are_convolutions_beside_8_heads_and_matrices_beside_heads_of_64(dialect: Map) -> None:
+    for config, axes in ((SMALL, 4), (SD2_TOY, 2)):
+        theirs = to_theirs(dialect(config), random(weights(config)))
+        assert {len(theirs.infos[name].shape) for name in theirs.infos if name.endswith(".proj_in.weight")} == {axes}
+
+
+@every_dialect
+def test_either_form_of_a_projection_is_read(dialect: Map) -> None:
+    ours = random(weights(SD2_TOY))
+    theirs = to_theirs(dialect(SD2_TOY), ours)
+    projections = {name for name in theirs.infos if name.endswith((".proj_in.weight", ".proj_out.weight"))}
+    state = {name: theirs.read(name)[(...,) + (None,) * 2 * (name in projections)] for name in theirs.infos}
+    assert same(to_ours(dialect(SD2_TOY), from_state(state), shapes(meta(SD2_TOY)), "the U-Net"), ours)
 
 
 def test_the_names_of_stable_diffusion_1() -> None:
@@ -131,10 +154,9 @@ def test_the_configs_of_stable_diffusion_1(config: UNetConfig) -> None:
     assert config_from_compvis(to_theirs(compvis(config), weights(config)).infos) == config
 
 
-@pytest.mark.parametrize("context_width", [1024, 2048])
-def test_stable_diffusion_2_has_heads_of_64(context_width: int) -> None:
-    config = replace(SD1, context_width=context_width, num_heads=(5, 10, 20, 20))
-    assert config_from_compvis(to_theirs(compvis(config, 2), weights(config)).infos) == config
+@pytest.mark.parametrize("config", [SD2, SD2_INPAINT, SDXL, SDXL_REFINER, SD2_TOY, SDXL_TOY, SDXL_REFINER_TOY])
+def test_the_configs_of_stable_diffusion_2_and_sdxl(config: UNetConfig) -> None:
+    assert config_from_compvis(to_theirs(compvis(config), weights(config)).infos) == config
 
 
 def without(tensors: Tensors, *names: str) -> Tensors:
@@ -196,6 +218,45 @@ def test_published_configs() -> None:
     assert all(written[name] == value for name, value in json.loads(V1).items() if name != "_diffusers_version")
 
 
+# What the unet/config.json of SDXL's base and refiner say.
+XL = {
+    **json.loads(V1),
+    "addition_embed_type": "text_time",
+    "addition_embed_type_num_heads": 64,
+    "addition_time_embed_dim": 256,
+    "attention_head_dim": [5, 10, 20],
+    "block_out_channels": [320, 640, 1280],
+    "class_embeddings_concat": False,
+    "cross_attention_dim": 2048,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "mid_block_only_cross_attention": None,
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "num_attention_heads": None,
+    "projection_class_embeddings_input_dim": 2816,
+    "resnet_skip_time_act": False,
+    "transformer_layers_per_block": [1, 2, 10],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "upcast_attention": None,
+    "use_linear_projection": True,
+}
+XL_REFINER = {
+    **XL,
+    "attention_head_dim": [6, 12, 24, 24],
+    "block_out_channels": [384, 768, 1536, 1536],
+    "cross_attention_dim": 1280,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "projection_class_embeddings_input_dim": 2560,
+    "transformer_layers_per_block": 4,
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+}
+
+
+@pytest.mark.parametrize(("published", "config"), [(XL, SDXL), (XL_REFINER, SDXL_REFINER)])
+def test_published_configs_of_sdxl(published: dict[str, object], config: UNetConfig) -> None:
+    assert config_from_json(published) == config
+    assert config_from_json(config_to_json(config)) == config
+
+
 @every_config
 def test_a_config_goes_through_json(config: UNetConfig) -> None:
     obj = json.loads(json.dumps(config_to_json(config)))
@@ -205,7 +266,7 @@ def test_a_config_goes_through_json(config: UNetConfig) -> None:
 
 REFUSED = {
     "class_embed_type": "projection",
-    "addition_embed_type": "text_time",
+    "encoder_hid_dim_type": "text_proj",
     "dual_cross_attention": True,
     "resnet_time_scale_shift": "scale_shift",
     "center_input_sample": True,
@@ -246,7 +307,6 @@ def test_every_refused_option_is_in_one_message() -> None:
         ("cross_attention_dim", None),
         ("norm_num_groups", None),
         ("transformer_layers_per_block", [[1], [1], [1], [1]]),
-        ("transformer_layers_per_block", 4),
         ("attention_head_dim", 7),
         ("attention_head_dim", {}),
         ("down_block_types", "CrossAttnDownBlock2D"),
@@ -254,6 +314,8 @@ def test_every_refused_option_is_in_one_message() -> None:
         ("down_block_types", ["DownBlock2D"] * 1000),
         ("up_block_types", ["CrossAttnUpBlock2D"] * 4),
         ("up_block_types", [["UpBlock2D"]]),
+        ("addition_embed_type", "text"),
+        ("addition_embed_type", "text_time"),  # without its widths
     ],
 )
 def test_senseless_values_are_refused(name: str, value: object) -> None:

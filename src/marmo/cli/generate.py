@@ -50,7 +50,7 @@ class Generate:
         request = request_from(self.prompt, self.request)
         from marmo import catalog  # brings torch
 
-        model = catalog.open_model(request.model, self.device, self.dtype)
+        model = catalog.open_for(request, self.device, self.dtype)
         if self.estimate:
             from marmo.pipelines.forecast import forecast
 

@@ -6,7 +6,8 @@ negative prompt is a condition like another; regions, edits by step or two scale
 Shapes: B batch, C channels, H W height and width.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -73,16 +74,76 @@ class ClassifierFree(Generic[Condition]):
         uncond, cond = x0s
         x0 = uncond + self.scale * (cond - uncond)
         if self.rescale:
-            x0 = self._rescaled(query, x0, cond)
+            x0 = _rescaled(self.parametrisation, query, x0, cond, self.rescale)
         return Prediction(x0, cond, uncond)
 
-    def _rescaled(self, query: Query, x0: Tensor, cond: Tensor) -> Tensor:
-        """Lin et al. 2023, equations 15 and 16."""
-        sigma = query.sigma.expand(len(x0))
-        guided, plain = (self.parametrisation.to_output(query.x, answer, sigma) for answer in (x0, cond))
-        ratio = _contrast(plain) / _contrast(guided)
-        factor = self.rescale * ratio + (1 - self.rescale)
-        return self.parametrisation.to_x0(query.x, guided * factor, sigma)
+
+@dataclass(frozen=True)
+class Composed(Generic[Condition]):
+    """Several conditions that pull together: uncond + scale * sum of weight * (cond - uncond) (Liu et al. 2022).
+
+    With one condition of weight 1 it is `ClassifierFree`, whose other arguments it shares; where `low` and `high` end
+    the guidance, the scale is 1.  The unconditional row is asked only where it has a share in the sum.
+    """
+
+    conds: Sequence[Condition]
+    weights: Sequence[float]
+    uncond: Condition
+    scale: float
+    parametrisation: Parametrisation
+    rescale: float = 0.0
+    low: float = 0.0
+    high: float = float("inf")
+    keeps_uncond: bool = False
+    """Whether the unconditional row is asked in any case, for a sampler that uses it"""
+
+    def rows(self, index: int, sigma: float) -> Sequence[Condition]:
+        is_whole = math.isclose(self._scale(sigma) * sum(self.weights), 1, abs_tol=1e-9)
+        return self.conds if is_whole and not self.keeps_uncond else (self.uncond, *self.conds)
+
+    def combine(self, query: Query, x0s: Sequence[Tensor]) -> Prediction:
+        scale = self._scale(float(query.sigma))
+        if len(x0s) == len(self.conds):
+            x0 = _sum(x0s, [weight * scale for weight in self.weights])
+            return Prediction(x0, cond=x0)
+        uncond, *conds = x0s
+        pulls = [cond - uncond for cond in conds]
+        cond = uncond + _sum(pulls, self.weights)
+        x0 = uncond + _sum(pulls, [weight * scale for weight in self.weights])
+        if self.rescale and scale != 1:
+            x0 = _rescaled(self.parametrisation, query, x0, cond, self.rescale)
+        return Prediction(x0, cond, uncond)
+
+    def _scale(self, sigma: float) -> float:
+        return self.scale if self.low < sigma <= self.high else 1.0
+
+
+@dataclass(frozen=True)
+class Timed(Generic[Condition]):
+    """Another guidance at every step: a prompt that changes on the way."""
+
+    at: Callable[[int, float], Guidance[Condition]]
+    """(index of the step, sigma) -> the guidance there"""
+
+    def rows(self, index: int, sigma: float) -> Sequence[Condition]:
+        return self.at(index, sigma).rows(index, sigma)
+
+    def combine(self, query: Query, x0s: Sequence[Tensor]) -> Prediction:
+        return self.at(query.index, float(query.sigma)).combine(query, x0s)
+
+
+def _sum(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    first, *others = (value * weight for value, weight in zip(values, weights, strict=True))
+    return sum(others, start=first)
+
+
+def _rescaled(parametrisation: Parametrisation, query: Query, x0: Tensor, cond: Tensor, share: float) -> Tensor:
+    """Lin et al. 2023, equations 15 and 16."""
+    sigma = query.sigma.expand(len(x0))
+    guided, plain = (parametrisation.to_output(query.x, answer, sigma) for answer in (x0, cond))
+    ratio = _contrast(plain) / _contrast(guided)
+    factor = share * ratio + (1 - share)
+    return parametrisation.to_x0(query.x, guided * factor, sigma)
 
 
 def _contrast(x: Tensor) -> Tensor:

@@ -1,41 +1,18 @@
-"""The record as A1111's "parameters" text, which most other programs can read.
+"""A1111's "parameters" text, which most other programs write and read.
 
 It follows A1111 1.10: prompt, negative prompt, then one line of `Key: value` pairs in that version's order, with values
-at their default left out.  It says less than the record: no dtype, sigmas or guidance details, one weight file at most.
+at their default left out.  It says less than a record: no dtype, sigmas or guidance details, one weight file at most.
+
+`infotext` writes it, `parse_infotext` takes it apart as A1111 does; a1111.py says what the pairs mean.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from marmo.files.record import Record
-from marmo.request import ETA, NoiseSourceName, SamplerName, ScheduleName
-
-SAMPLERS: Mapping[SamplerName, str] = {
-    "euler": "Euler",
-    "euler_ancestral": "Euler a",
-    "ddim": "DDIM",
-    "ddpm": "DDPM",  # Forge's; A1111 has none
-    "heun": "Heun",
-    "dpmpp_2m": "DPM++ 2M",
-}
-
-# The last three are diffusers' timestep spacings.  No schedule of A1111 or Forge equals them at every number of steps
-# (SGM Uniform, DDIM and Turbo come near), so they keep their own names, which those programs read as Automatic.
-SCHEDULES: Mapping[ScheduleName, str] = {
-    "normal": "Uniform",
-    "karras": "Karras",
-    "exponential": "Exponential",
-    "simple": "Simple",
-    "trailing": "Trailing",
-    "leading": "Leading",
-    "linspace": "Linspace",
-}
-
-NOISE_SOURCES: Mapping[NoiseSourceName, str] = {"torch-cpu": "CPU"}
-
-_PAIR = re.compile(r'\b\w[\w \-/]{1,60}: *(?:"(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')  # key: value, in a line of parameters
-_MAX_LINE = 100_000
+from marmo.solver_names import A1111_DISCARDS, ETA, NOISE_SOURCES, SAMPLERS, SCHEDULES
 
 
 def infotext(record: Record) -> str:
@@ -47,35 +24,30 @@ def infotext(record: Record) -> str:
     return text.replace("\0", "").strip()  # a text chunk of a PNG ends at a NUL
 
 
-def prompt_of(text: str) -> str:
-    """The prompt of an infotext, as A1111 finds it: what stands before the negative prompt and the line of parameters.
-
-    A prompt that looks like either is cut short, so only measuring reads it; the record is what is replayed.
-    """
-    lines = text.strip().split("\n")
-    if len(_PAIR.findall(lines[-1][:_MAX_LINE])) >= 3:
-        lines.pop()
-    ends = [index for index, line in enumerate(lines) if line.strip().startswith("Negative prompt:")]
-    return "\n".join(lines[: ends[0]] if ends else lines).strip()
-
-
 def _parameters(record: Record) -> dict[str, str | int | float | None]:
     """In A1111's order; None is left out."""
-    request, weights = record.request, tuple(record.weights.values())
+    request, weights, variation = record.request, tuple(record.weights.values()), record.request.variation
+    discarded = request.discard_penultimate and request.sampler not in A1111_DISCARDS  # theirs it leaves out unsaid
+    centred = request.sampler is not None and request.start == "diffusers" and request.strength is None
     eta_key = "Eta DDIM" if request.sampler == "ddim" else "Eta"
     return {
         "Steps": request.steps,
-        "Sampler": request.sampler and SAMPLERS[request.sampler],
-        "Schedule type": request.schedule and SCHEDULES[request.schedule],
+        "Sampler": request.sampler and SAMPLERS[request.sampler].label,
+        "Schedule type": request.schedule and SCHEDULES[request.schedule][0],
         "CFG scale": request.guidance_scale,
         "Seed": record.seed,
         "Size": f"{request.width}x{request.height}" if request.width and request.height else None,
         "Model hash": weights[0][:10] if len(weights) == 1 else None,
         "Model": record.model,
+        "Variation seed": variation.seed + record.image if variation.seed is not None else None,
+        "Variation seed strength": variation.strength or None,
         "Denoising strength": request.strength,
         "Clip skip": request.clip_skip if request.clip_skip != 1 else None,
         "RNG": NOISE_SOURCES[request.noise_source],
         eta_key: request.eta if request.sampler and request.eta != ETA.get(request.sampler) else None,
+        "Discard penultimate sigma": True if discarded else None,
+        "SGM noise multiplier": True if centred else None,
+        "Prompt syntax": request.prompt_syntax if request.prompt_syntax != "a1111" else None,
         "Version": f"marmo {record.marmo}",
     }
 
@@ -86,3 +58,90 @@ def _quoted(value: str | int | float) -> str:
         return str(int(value))
     text = str(value)
     return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ",:\n") else text
+
+
+MAX_INFOTEXT_LENGTH = 400_000  # characters
+NEGATIVE = "Negative prompt:"
+MIN_PAIRS = 3  # fewer, and the last line is a part of the prompt
+KEY = re.compile(r"\w[\w \-/]+")
+SPACE = re.compile(r"\s*")
+QUOTED = re.compile(r'"(?:[^\\"]|\\.)++"')
+SIZE = re.compile(r"(\d+)x(\d+)")
+
+
+@dataclass(frozen=True)
+class Infotext:
+    """A "parameters" text, taken apart."""
+
+    prompt: str
+    negative_prompt: str
+    pairs: Mapping[str, str]
+    """A size `512x768` under the key `Size` is two: `Size-1` and `Size-2`."""
+
+
+def parse_infotext(text: str) -> Infotext:
+    """The text as A1111 1.10 takes it apart, in linear time; `ValueError` for one that is too long.
+
+    A prompt with a line that begins with `Negative prompt:`, or whose last line looks like pairs, cannot be told from
+    infotext; nor can A1111.
+    """
+    if len(text) > MAX_INFOTEXT_LENGTH:
+        raise ValueError(f"the infotext has {len(text)} characters; at most {MAX_INFOTEXT_LENGTH} are read")
+    *lines, last = text.strip().split("\n")
+    pairs = list(_pairs(last))
+    if len(pairs) < MIN_PAIRS:
+        lines, pairs = [*lines, last], []
+    lines = [line.strip() for line in lines]
+    start = next((index for index, line in enumerate(lines) if line.startswith(NEGATIVE)), len(lines))
+    negative = [line.removeprefix(NEGATIVE).strip() for line in lines[start:]]
+    prompt, negative = ("\n".join(part).lstrip("\n") for part in (lines[:start], negative))
+    return Infotext(prompt, negative, dict(_sized(pairs)))
+
+
+def _pairs(line: str) -> Iterator[tuple[str, str]]:
+    """Keys are words of two characters at least; a value ends at a comma, a quoted one at its second quote."""
+    position = 0
+    while (colon := line.find(":", position)) >= 0:
+        key = _key_before(line, position, colon)
+        position = colon + 1
+        if key is None:
+            continue
+        space = SPACE.match(line, position)
+        start = space.end() if space else position
+        quoted = QUOTED.match(line, start)
+        if quoted is not None and line[quoted.end() : quoted.end() + 1] in ("", ","):
+            value, position = quoted[0], quoted.end() + 1
+        else:
+            comma = line.find(",", start)
+            end = len(line) if comma < 0 else comma
+            value, position = line[start:end], end + 1
+        yield key, value
+
+
+def _key_before(line: str, start: int, colon: int) -> str | None:
+    """The key that ends at a colon: as many of its characters as there are, from the first that may begin it."""
+    first = colon
+    while first > start and (line[first - 1].isalnum() or line[first - 1] in "_ -/"):
+        first -= 1
+    key = KEY.search(line, first, colon)
+    return key[0] if key else None
+
+
+def _sized(pairs: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Values without their quotes, sizes in two; A1111 drops what is empty."""
+    for key, value in pairs:
+        text = _unquoted(value)
+        size = SIZE.fullmatch(text)
+        if size is not None:
+            yield from ((f"{key}-1", size[1]), (f"{key}-2", size[2]))
+        elif value:
+            yield key, text
+
+
+def _unquoted(value: str) -> str:
+    if len(value) < 2 or value[0] != '"' or value[-1] != '"':
+        return value
+    try:
+        return str(json.loads(value))
+    except ValueError:
+        return value

@@ -16,6 +16,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 
 from marmo.request import ImageRequest, Schema
 
+REFINER = "refiner/"
+"""Before the names of a refiner's weight files."""
+
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1, max_length=4096)]
 
@@ -44,7 +47,7 @@ class Record(Schema):
     torch: Name = Field(description="PyTorch's version")
     request: ImageRequest = Field(description="The resolved request, without the pictures inside it")
     inputs: Mapping[Name, Sha256] = Field(default={}, description="Field of the request -> sha256 of its picture")
-    image: int = Field(ge=0, description="Which of the request's pictures this is, from 0; its seed is seed + image")
+    image: int = Field(ge=0, description="Which of the request's pictures this is, from 0")
     weights: Mapping[WeightName, Sha256] = Field(description="Weight file -> sha256")
     dtype: Name = Field(description="Of the networks, such as float32")
     device: Name = Field(description="Its kind, such as cpu")
@@ -76,8 +79,7 @@ class Record(Schema):
     @property
     def seed(self) -> int:
         """Of this picture."""
-        assert self.request.seed is not None
-        return self.request.seed + self.image
+        return self.request.picture_seed(self.image)
 
     @property
     def model(self) -> str | None:

@@ -1,8 +1,9 @@
 """CLIP's text transformer: token ids to one state per token, in which a token knows all that stands before it.
 
-Radford et al. 2021, section 2.4.  Stable Diffusion 1 paints from its states (Rombach et al. 2022).
+Radford et al. 2021, section 2.4; OpenCLIP's towers are Cherti et al. 2023.  Stable Diffusion 1 paints from the last
+layer's states (Rombach et al. 2022), Stable Diffusion 2 and SDXL from those of the last but one (Podell et al. 2023).
 
-Shapes: B batch, T tokens, W width.
+Shapes: B batch, T tokens, W width, E width of the embedding.
 """
 
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from marmo.nn.engine import Linear
 from marmo.nn.transformer import Activation, PreNormBlock
 
 
@@ -24,15 +26,26 @@ class ClipTextConfig:
     context_length: int = 77
     activation: Activation = "quick_gelu"  # OpenCLIP's models have "gelu"
     mlp_ratio: int = 4
+    embed_width: int | None = None        # of the projected text; none where the model has no use for it
+    num_cut: int = 0                      # layers of the tower that the file leaves out, at its end
+
+    @property
+    def num_blocks(self) -> int:
+        """The layers that are there."""
+        return self.num_layers - self.num_cut
 
 
 VIT_L_14_TEXT = ClipTextConfig(width=768, num_layers=12, num_heads=12)
 VIT_B_32_TEXT = replace(VIT_L_14_TEXT, width=512, num_heads=8)
+VIT_H_14_TEXT = ClipTextConfig(width=1024, num_layers=24, num_heads=16, activation="gelu")
+VIT_BIGG_14_TEXT = ClipTextConfig(width=1280, num_layers=32, num_heads=20, activation="gelu", embed_width=1280)
 VIT_L_14_TEXT_TOY = replace(VIT_L_14_TEXT, width=64, num_layers=2, num_heads=1)
+VIT_H_14_TEXT_TOY = replace(VIT_H_14_TEXT, width=64, num_layers=3, num_heads=1)
+VIT_BIGG_14_TEXT_TOY = replace(VIT_BIGG_14_TEXT, width=128, num_layers=3, num_heads=2, embed_width=128)
 
 
 class ClipText(nn.Module):
-    """Embeddings of tokens and positions, causal blocks, a norm."""
+    """Embeddings of tokens and positions, causal blocks, a norm; where the config asks for it, a projection."""
 
     def __init__(self, config: ClipTextConfig) -> None:
         super().__init__()
@@ -41,25 +54,33 @@ class ClipText(nn.Module):
         self.positions = nn.Parameter(torch.empty(config.context_length, config.width))
         self.blocks = nn.ModuleList(
             PreNormBlock(config.width, config.num_heads, config.mlp_ratio, config.activation)
-            for _ in range(config.num_layers)
+            for _ in range(config.num_blocks)
         )
         self.norm = nn.LayerNorm(config.width)
+        self.proj = None if config.embed_width is None else Linear(config.width, config.embed_width, bias=False)
         nn.init.normal_(self.tokens.weight, std=0.02)     # both as in OpenAI's code
         nn.init.normal_(self.positions, std=0.01)
 
     def forward(self, ids: Tensor, skip: int = 1) -> Tensor:
-        """Token ids B T -> states B T W.
+        """Token ids B T -> states B T W, after the final norm; the arguments are those of `hidden`."""
+        return self.norm(self.hidden(ids, skip))                                      # B T W
+
+    def hidden(self, ids: Tensor, skip: int = 1) -> Tensor:
+        """Token ids B T -> the states that a layer writes, without the final norm: B T W.
 
         Args:
             ids: int64, at most `context_length` of them in a row.
-            skip: which layer's states to return, counted from the end, 1 being the last ("clip skip").  The final norm
-                follows in any case, as Stable Diffusion 1 and 2 want it.
+            skip: which layer, counted from the tower's end, 1 being the last ("clip skip").
         """
         self._check(ids, skip)
         x = self.tokens(ids) + self.positions[: ids.shape[1]]                         # B T W
-        for block in self.blocks[: len(self.blocks) + 1 - skip]:
-            x = block(x, causal=True)
-        return self.norm(x)                                                           # B T W
+        return self._through(x, 0, self._end(skip))
+
+    def embed(self, hidden: Tensor, ids: Tensor, skip: int = 1) -> Tensor:
+        """The whole text as one vector, from what `hidden` gave at that `skip` on.  B T W of ids B T -> B E."""
+        assert self.proj is not None, "this text encoder has no projection"
+        states = self.norm(self._through(hidden, self._end(skip), len(self.blocks)))  # B T W
+        return self.proj(self.pool(states, ids))                                      # B E
 
     def pool(self, states: Tensor, ids: Tensor) -> Tensor:
         """The state that has read the whole text: the one at the END token.  States B T W of ids B T -> B W.
@@ -76,8 +97,18 @@ class ClipText(nn.Module):
                 f"token ids have the shape {list(ids.shape)}; this text encoder takes [batch, tokens] with at most "
                 f"{self.config.context_length} tokens"
             )
-        if not 1 <= skip <= self.config.num_layers:
+        nearest = 1 + self.config.num_cut
+        if not nearest <= skip <= self.config.num_layers:
             raise ValueError(
-                f"clip skip {skip} asks for a layer that this text encoder does not have; it has "
-                f"{self.config.num_layers}, so choose 1 (the last) to {self.config.num_layers} (the first)"
+                f"clip skip {skip} asks for a layer that this text encoder does not have; choose {nearest} (the last "
+                f"that is there) to {self.config.num_layers} (the first)"
             )
+
+    def _end(self, skip: int) -> int:
+        """How many blocks lie before the states that `skip` names."""
+        return self.config.num_layers + 1 - skip
+
+    def _through(self, x: Tensor, start: int, end: int) -> Tensor:
+        for block in self.blocks[start:end]:
+            x = block(x, causal=True)
+        return x                                                                      # B T W

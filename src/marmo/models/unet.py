@@ -1,9 +1,10 @@
 """The U-Net of latent diffusion: residual blocks that hear the time, transformers that hear the prompt.
 
-Ronneberger et al. 2015 (the shape), Ho et al. 2020 (time), Rombach et al. 2022 (cross-attention, section 3.3).
+Ronneberger et al. 2015 (the shape), Ho et al. 2020 (time), Rombach et al. 2022 (cross-attention, section 3.3),
+Podell et al. 2023 (SDXL: a vector beside the time, section 2.2).
 
 Shapes: B batch, C channels of a level, H W height and width of a level, T = H W tokens, S context tokens, W width,
-E width of the time embedding.
+E width of the time embedding, V width of the vector.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,9 @@ from marmo.nn.attention import Attention, KeysValues
 from marmo.nn.blocks import ResBlock, Upsample
 from marmo.nn.embed import sinusoidal
 from marmo.nn.engine import Conv2d, Linear
+
+CODE_WIDTH = 256
+"""Of each number in the vector that SDXL's U-Nets are told, as sinusoids, after the pooled prompt."""
 
 Context = Sequence[KeysValues]
 """What every cross-attention needs to know of a prompt, in the order in which they ask; see `UNet.project`."""
@@ -35,6 +39,8 @@ class UNetConfig:
     context_width: int                    # of the text encoder's states
     num_res_blocks: int = 2
     num_groups: int = 32
+    mid_depth: int = 1                    # transformer blocks in the middle
+    vector_width: int = 0                 # of what it is told beside time and prompt; 0 is nothing
 
     @property
     def time_width(self) -> int:
@@ -46,7 +52,31 @@ SD1 = UNetConfig(
     in_channels=4, out_channels=4, channels=(320, 640, 1280, 1280), depths=(1, 1, 1, 0), num_heads=(8, 8, 8, 8),
     context_width=768,
 )
+SD2 = replace(SD1, num_heads=(5, 10, 20, 20), context_width=1024)
+SDXL = UNetConfig(
+    in_channels=4, out_channels=4, channels=(320, 640, 1280), depths=(0, 2, 10), num_heads=(5, 10, 20),
+    context_width=2048, mid_depth=10, vector_width=1280 + 6 * 256,
+)
+SDXL_REFINER = UNetConfig(
+    in_channels=4, out_channels=4, channels=(384, 768, 1536, 1536), depths=(0, 4, 4, 0), num_heads=(6, 12, 24, 24),
+    context_width=1280, mid_depth=4, vector_width=1280 + 5 * 256,
+)
+SD1_INPAINT = replace(SD1, in_channels=9)                 # beside the latents: a mask, and the latents of what is kept
+SD2_INPAINT = replace(SD2, in_channels=9)
+SDXL_INPAINT = replace(SDXL, in_channels=9)
+SD1_EDIT = replace(SD1, in_channels=8)                    # instruct-pix2pix: the latents of the picture to change
+SDXL_EDIT = replace(SDXL, in_channels=8)
+
 SD1_TOY = replace(SD1, channels=(32, 64), depths=(1, 0), num_heads=(8, 8), context_width=64, num_res_blocks=1)
+SD2_TOY = replace(SD1_TOY, channels=(64, 128), num_heads=(1, 2))
+SDXL_TOY = replace(
+    SDXL, channels=(64, 128), depths=(0, 2), num_heads=(1, 2), context_width=64 + 128, num_res_blocks=1, mid_depth=2,
+    vector_width=128 + 6 * 256,
+)
+SDXL_REFINER_TOY = replace(
+    SDXL_TOY, channels=(64, 128, 128), depths=(0, 2, 0), num_heads=(1, 2, 2), context_width=128, mid_depth=2,
+    vector_width=128 + 5 * 256,
+)
 
 
 class UNet(nn.Module):
@@ -58,6 +88,7 @@ class UNet(nn.Module):
         first = config.channels[0]
         self.time_in = Linear(first, config.time_width)
         self.time_out = Linear(config.time_width, config.time_width)
+        self.vector = Vector(config) if config.vector_width else None
         self.conv_in = Conv2d(config.in_channels, first, 3, padding=1)
         self.down = nn.ModuleList(_down_levels(config))
         self.mid = Middle(config)
@@ -69,10 +100,14 @@ class UNet(nn.Module):
         """The keys and values of a prompt, which stay the same at every step.  tokens B S W."""
         return [block.cross.project(tokens) for block in self.modules() if isinstance(block, TransformerBlock)]
 
-    def forward(self, x: Tensor, t: Tensor, context: Context) -> Tensor:
-        """x B C H W, t B (0 to 999, fractions allowed), context of the same batch or of 1 -> B C' H W."""
+    def forward(self, x: Tensor, t: Tensor, context: Context, vector: Tensor | None = None) -> Tensor:
+        """x B C H W, t B (0 to 999, fractions allowed), context and vector V of the same batch or of 1 -> B C' H W."""
         time = self.time_in(sinusoidal(t, self.config.channels[0]).to(x.dtype))       # B E
-        time = F.silu(self.time_out(F.silu(time)))                                    # B E
+        time = self.time_out(F.silu(time))
+        if self.vector is not None:
+            assert vector is not None, "this U-Net is told a vector beside the prompt"
+            time = time + self.vector(vector.to(x.dtype))
+        time = F.silu(time)
         asks = iter(context)                # `modules()` and this pass visit the cross-attentions in one order
         x = self.conv_in(x)                                                           # B C0 H W
         skips = [x]
@@ -84,6 +119,19 @@ class UNet(nn.Module):
         return self.conv_out(F.silu(self.norm_out(x), inplace=True))                  # B C' H W
 
 
+class Vector(nn.Module):
+    """What is told beside time and prompt, as something to add to the time."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.proj_in = Linear(config.vector_width, config.time_width)
+        self.proj_out = Linear(config.time_width, config.time_width)
+
+    def forward(self, vector: Tensor) -> Tensor:
+        """B V -> B E."""
+        return self.proj_out(F.silu(self.proj_in(vector)))                            # B E
+
+
 class Stage(nn.Module):
     """A residual block and, where the level attends, a transformer."""
 
@@ -91,7 +139,8 @@ class Stage(nn.Module):
         super().__init__()
         width = config.channels[level]
         self.res = ResBlock(channels, width, config.num_groups, eps=1e-5, time_width=config.time_width)
-        self.transformer = SpatialTransformer(config, level) if config.depths[level] else None
+        depth = config.depths[level]
+        self.transformer = SpatialTransformer(config, level, depth) if depth else None
 
     def forward(self, x: Tensor, time: Tensor, asks: Iterator[KeysValues]) -> Tensor:
         x = self.res(x, time)
@@ -126,7 +175,7 @@ class Middle(nn.Module):
         super().__init__()
         width, level = config.channels[-1], len(config.channels) - 1
         self.res1 = ResBlock(width, width, config.num_groups, eps=1e-5, time_width=config.time_width)
-        self.transformer = SpatialTransformer(config, level)
+        self.transformer = SpatialTransformer(config, level, config.mid_depth)
         self.res2 = ResBlock(width, width, config.num_groups, eps=1e-5, time_width=config.time_width)
 
     def forward(self, x: Tensor, time: Tensor, asks: Iterator[KeysValues]) -> Tensor:
@@ -154,12 +203,11 @@ class UpLevel(nn.Module):
 class SpatialTransformer(nn.Module):
     """Every pixel a token: normalise, project in, transformer blocks, project out, add."""
 
-    def __init__(self, config: UNetConfig, level: int) -> None:
+    def __init__(self, config: UNetConfig, level: int, depth: int) -> None:
         super().__init__()
         width, heads = config.channels[level], config.num_heads[level]
         self.norm = nn.GroupNorm(config.num_groups, width, eps=1e-6)
         self.proj_in = Linear(width, width)
-        depth = max(config.depths[level], 1)              # the middle attends even where its level does not
         self.blocks = nn.ModuleList(TransformerBlock(width, heads, config.context_width) for _ in range(depth))
         self.proj_out = Linear(width, width)
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from marmo.diffusion.denoiser import Target
 from marmo.diffusion.noise import STABLE_DIFFUSION, Betas
@@ -11,12 +12,31 @@ from marmo.models.unet import UNetConfig
 from marmo.models.vae import VAEConfig
 from marmo.request import Defaults
 from marmo.weights.fingerprint import file_hash
+from marmo.weights.kinds import Slot
 from marmo.weights.store import Tensors
+
+ToldKind = Literal["nothing", "size", "score"]
+"""What a U-Net is told beside the words: where SDXL's training pictures came from and how large the result shall be, or
+with its refiner, how well people liked them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerCard:
+    """A text encoder and how the model reads it."""
+
+    slot: Slot
+    config: ClipTextConfig
+    pad: int
+    """The token that fills a prompt up."""
+    final_norm: bool
+    """Whether the final norm follows the layer that is read."""
+    pools: bool
+    """Whether the U-Net is told the whole text as this tower's one vector."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentCard:
-    """A latent diffusion model: three networks, their weights under our names, and how they were trained.
+    """A latent diffusion model: its networks, their weights under our names, and how they were trained.
 
     The weights are lazy views of files; a card costs no memory.
     """
@@ -24,11 +44,13 @@ class LatentCard:
     path: Path
     """The checkpoint file, or the folder that `files` lie in."""
     files: tuple[Path, ...]
-    text: ClipTextConfig
+    towers: tuple[TowerCard, ...]
+    """The text encoders, in the order in which their states stand side by side."""
     unet: UNetConfig
     vae: VAEConfig
-    weights: Mapping[str, Tensors]
-    """`text`, `unet` and `vae`."""
+    weights: Mapping[Slot, Tensors]
+    """Of every tower, `unet` and `vae`."""
+    told: ToldKind = "nothing"
     tokenizer: Path | None = None
     """A folder with a tokenizer of its own; none means CLIP's."""
     betas: Betas = STABLE_DIFFUSION

@@ -4,7 +4,8 @@ Shapes: B batch, C channels, Z latent channels, H W height and width of the late
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from itertools import product
 
 import torch
@@ -14,6 +15,7 @@ from marmo.models.vae import VAE, Moments
 
 WHOLE = 96 * 96
 """Latents (768 x 768 pixels) up to which the autoencoder works in one piece."""
+WIDENED = "the autoencoder overflowed in half precision, so the picture was decoded again in float32"
 TILE = 64
 OVERLAP = 16
 
@@ -37,6 +39,18 @@ def decode(vae: VAE, latents: Tensor) -> Tensor:
         return vae.decode((part / vae.config.latent_scale).to(_dtype(vae))).float()
 
     return _in_tiles(pixels, latents, 3, inner=1, outer=vae.config.factor).clamp(-1, 1)
+
+
+@contextmanager
+def widened(vae: VAE) -> Generator[None]:
+    """The autoencoder in float32 for a while; what it had comes back to the bit."""
+    narrow = [(parameter, parameter.data) for parameter in vae.parameters()]
+    vae.float()
+    try:
+        yield
+    finally:
+        for parameter, data in narrow:
+            parameter.data = data
 
 
 def _in_tiles(function: Callable[[Tensor], Tensor], x: Tensor, channels: int, inner: int, outer: int) -> Tensor:

@@ -3,86 +3,60 @@
 Rombach et al. 2022.  Shapes: B pictures, C latent channels, H W height and width of the latents, T tokens.
 """
 
+import math
 from collections.abc import Generator, Iterator, Sequence
-from pathlib import Path
-from typing import NamedTuple, TypeVar
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from marmo.diffusion import noise, samplers
-from marmo.diffusion.denoiser import Parametrisation, denoise
-from marmo.diffusion.guidance import ClassifierFree, Guidance, Unguided
+from marmo.diffusion import samplers, schedules, sources
 from marmo.files.pictures import decode_image
-from marmo.models.clip_text import ClipText
 from marmo.models.tiny_decoder import TinyDecoder
-from marmo.models.unet import Context, UNet
-from marmo.models.vae import VAE
-from marmo.nn.attention import KeysValues
-from marmo.nn.blueprint import blueprint
 from marmo.pipelines import first_stage
 from marmo.pipelines.card import LatentCard
 from marmo.pipelines.events import Event, Result, Stage, Step
+from marmo.pipelines.experts import Expert, check_model, check_refiner, check_told, chosen, hand_over, refining
+from marmo.pipelines.painter import Painter, resolved
 from marmo.pipelines.pixels import to_pictures, to_tensor
 from marmo.pipelines.preview import linear_preview, tiny_preview
-from marmo.pipelines.provenance import records
+from marmo.pipelines.provenance import records, weight_hashes
 from marmo.request import ImageRequest
-from marmo.text.bpe import ClipTokenizer, clip_tokenizer
-from marmo.text.prompt import TokenizedPrompt, tokenize
-from marmo.weights.keymap import fill
-
-LATENTS_PER_CALL = 16 * 64 * 64
-"""More rows than this many latents are asked in several calls, so that a large batch does not need a large memory."""
-
-T = TypeVar("T")
 
 
-class Condition(NamedTuple):
-    """What a row of the U-Net is told: a prompt, as the keys and values that its cross-attentions made of it once."""
-
-    context: Context
-
-
-class Question(NamedTuple):
-    """Noisy latents B C H W at one sigma (no axes), to be seen under one condition."""
-
-    x: Tensor
-    sigma: Tensor
-    condition: Condition
-
-
-class LatentDiffusion:
-    """A text encoder, a U-Net and an autoencoder that paint together.
+class LatentDiffusion(Painter):
+    """A model that paints requests.
 
     Args:
         card: the model; its weights are not read before `load` or the first picture.
         preview: a tiny decoder, already loaded, for `Step.preview`; without one the preview has a pixel per latent.
+        refiner: a second model, which paints the end of the requests that name it.
     """
 
     def __init__(
-        self, card: LatentCard, device: torch.device, dtype: torch.dtype, preview: TinyDecoder | None = None
+        self,
+        card: LatentCard,
+        device: torch.device,
+        dtype: torch.dtype,
+        preview: TinyDecoder | None = None,
+        refiner: Painter | None = None,
     ) -> None:
-        self.card, self.device, self.dtype = card, device, dtype
-        self.tokenizer = ClipTokenizer.from_folder(card.tokenizer) if card.tokenizer else clip_tokenizer()
-        self.parametrisation = Parametrisation(card.target, noise.NoiseTable(card.betas))
-        with blueprint():
-            self.text, self.unet, self.vae = ClipText(card.text), UNet(card.unet), VAE(card.vae)
+        super().__init__(card, device, dtype)
+        if refiner is not None:
+            check_refiner(card, refiner.card)
+        self.refiner = refiner
         self.preview = linear_preview(self.vae) if preview is None else tiny_preview(preview)
-        self.loaded = False
+
+    @property
+    def painters(self) -> tuple[Painter, ...]:
+        """The model itself and, if there is one, its refiner."""
+        return (self,) if self.refiner is None else (self, self.refiner)
 
     def load(self) -> None:
         """Read the weights, if they are not read yet."""
-        if self.loaded:
-            return
-        for name, network in self.networks.items():
-            fill(network, self.card.weights[name], self.dtype, self.device)
-        self.loaded = True
-
-    @property
-    def networks(self) -> dict[str, nn.Module]:
-        """The three networks by the names of their weights in the card."""
-        return {"text": self.text, "unet": self.unet, "vae": self.vae}
+        super().load()
+        if self.refiner is not None:
+            self.refiner.load()
 
     def generate(self, request: ImageRequest) -> Result:
         """Paint a request to its end."""
@@ -99,54 +73,46 @@ class LatentDiffusion:
         request = self.resolve(request)
         sigmas = self.sigmas(request)
         picture = _init_image(request)
-        seeds = [resolved(request.seed) + index for index in range(request.num_images)]
-        source = noise.NOISE_SOURCES[request.noise_source](seeds)
+        source = _source(request)
         if not self.loaded:
             yield Stage("loading")
             self.load()
         yield Stage("encoding")
-        prompts = [self._tokenize(prompt) for prompt in (request.prompt, resolved(request.negative_prompt))]
-        guidance = self._guidance(request, prompts)
+        experts, notes = self._experts(request, sigmas)
         x = self._start(request, sigmas, source, picture)
         sampling = samplers.sampling(
-            resolved(request.sampler), x, sigmas, lambda s, t: self._fresh(source, x), request.eta
+            resolved(request.sampler),
+            x,
+            sigmas,
+            self._noise(request, source, x),
+            request.eta,
+            self.table,
         )
-        latents = yield from self._walk(sampling, guidance, len(sigmas) - 1)
+        latents = yield from self._walk(sampling, experts, len(sigmas) - 1)
         yield Stage("decoding")
-        pictures = [picture for row in torch.split(latents, 1) for picture in to_pictures(self._decode(row))]
-        notes = tuple(_too_long(prompt) for prompt in prompts if prompt.ignored)
-        yield Result(tuple(pictures), records(request, self.card, sigmas, self.device, self.dtype), notes)
+        cards = [expert.painter.card for expert in experts]
+        decoded = [self.decode(row) for row in torch.split(latents, 1)]
+        pictures = tuple(picture for pixels, _ in decoded for picture in to_pictures(pixels))
+        notes += (first_stage.WIDENED,) * any(widened for _, widened in decoded)
+        yield Result(pictures, records(request, cards, sigmas, self.device, self.dtype), notes)
 
     def resolve(self, request: ImageRequest) -> ImageRequest:
         """The request with nothing left open; see `ImageRequest.resolve`.  Another model's request is refused."""
-        if request.model is not None and Path(request.model).name != self.card.name:
-            raise ValueError(f"the request is for the model {request.model}, and this is {self.card.name}")
+        check_model(request, self.card, None if self.refiner is None else self.refiner.card)
+        check_told(request, [painter.card for painter in self.painters[: 2 if request.refiner.model else 1]])
         return self._sized(request).resolve(self.card.defaults)
 
     def sigmas(self, request: ImageRequest) -> Tensor:
         """The noise levels that a resolved request walks down.  S + 1, the last one 0."""
-        table = self.parametrisation.table
-        assert table is not None
-        sigmas = noise.schedule(resolved(request.schedule), table, resolved(request.steps))
+        sigmas = self._schedule(request)
         if request.init_image is None:
             return sigmas
-        return noise.last_part(sigmas, resolved(request.strength), request.start)
+        return schedules.last_part(sigmas, resolved(request.strength), request.start)
 
-    def ask(self, questions: Sequence[Question]) -> list[Tensor]:
-        """x0 for every question, B C H W each, float32.  Questions of many pictures and steps may stand together."""
-        x = torch.cat([question.x for question in questions])
-        sigma = torch.cat([question.sigma.expand(len(question.x)) for question in questions])
-        contexts = [question.condition.context for question in questions for _ in question.x]
-        rows = max(1, LATENTS_PER_CALL // (x.shape[2] * x.shape[3]))
-        x0 = [
-            self._denoise(x[first : first + rows], sigma[first : first + rows], contexts[first : first + rows])
-            for first in range(0, len(x), rows)
-        ]
-        return list(torch.split(torch.cat(x0), [len(question.x) for question in questions]))
-
-    def _denoise(self, x: Tensor, sigma: Tensor, contexts: Sequence[Context]) -> Tensor:
-        context = _stack(contexts)
-        return denoise(lambda x, t: self.unet(x.to(self.dtype), t, context), self.parametrisation, x, sigma)
+    def _schedule(self, request: ImageRequest) -> Tensor:
+        """The noise levels from pure noise, also where the run starts later."""
+        name, steps = resolved(request.schedule), resolved(request.steps)
+        return schedules.schedule(name, self.table, steps, request.discard_penultimate)
 
     def _sized(self, request: ImageRequest) -> ImageRequest:
         """A request that starts from a picture and names no size has the picture's, cut to what the model can paint."""
@@ -157,25 +123,21 @@ class LatentDiffusion:
         width, height = (max(side // factor, 1) * factor for side in picture.size)
         return ImageRequest.model_validate(request.model_copy(update={"width": width, "height": height}).model_dump())
 
-    def _tokenize(self, prompt: str) -> TokenizedPrompt:
-        return tokenize(prompt, self.tokenizer, self.card.text.context_length)
+    def hashes(self) -> dict[str, str]:
+        """The sha256 of every weight file, by its name in a record."""
+        return weight_hashes([painter.card for painter in self.painters])
 
-    def _guidance(self, request: ImageRequest, prompts: Sequence[TokenizedPrompt]) -> Guidance[Condition]:
-        """The prompt's pull, as the request wants it."""
-        scale, details = resolved(request.guidance_scale), request.guidance
-        asked = prompts[:1] if scale == 1 else prompts
-        ids = torch.tensor([prompt.ids for prompt in asked], device=self.device)  # rows T
-        states = self._finite(self.text(ids, resolved(request.clip_skip)), "text")
-        cond, *uncond = (Condition(self.unet.project(row)) for row in torch.split(states, 1))
-        if not uncond:
-            return Unguided(cond)
-        high = float("inf") if details.high_sigma is None else details.high_sigma
-        return ClassifierFree(
-            cond, uncond[0], scale, self.parametrisation, details.rescale, low=details.low_sigma, high=high
-        )
+    def _experts(self, request: ImageRequest, sigmas: Tensor) -> tuple[tuple[Expert, ...], tuple[str, ...]]:
+        """Who paints which part of the way, and what the user should know of the prompts."""
+        guidance, notes = self.guidance(request, sigmas)
+        first = Expert(math.inf, self, guidance)
+        if self.refiner is None or request.refiner.model is None:
+            return (first,), notes
+        guidance, _ = self.refiner.guidance(refining(request, self.refiner.card), sigmas)
+        return (first, Expert(hand_over(self.table, request.refiner.switch), self.refiner, guidance)), notes
 
     def _start(
-        self, request: ImageRequest, sigmas: Tensor, source: noise.NoiseSource, picture: Image.Image | None
+        self, request: ImageRequest, sigmas: Tensor, source: sources.NoiseSource, picture: Image.Image | None
     ) -> Tensor:
         """The noisy latents where the walk begins.  B C H W, float32."""
         width, height, sigma = resolved(request.width), resolved(request.height), sigmas[0]
@@ -183,20 +145,23 @@ class LatentDiffusion:
         shape = (self.card.vae.latent_channels, height // factor, width // factor)
         if picture is None:
             amplitude = (1 + sigma**2).sqrt() if request.start == "diffusers" else sigma
-            return source.normal(shape).to(self.device) * amplitude
+            return source.start(shape).to(self.device) * amplitude
         pixels = to_tensor(picture, width, height).to(self.device)
-        moments = first_stage.encode(self.vae, pixels)
-        x0 = self._finite(moments.sample(source.normal(shape).to(self.device)), "vae")
-        return x0 + source.normal(shape).to(self.device) * sigma
+        x0 = self.moments(pixels).sample(source.normal(shape).to(self.device))
+        return x0 + source.start(shape).to(self.device) * sigma
 
-    def _fresh(self, source: noise.NoiseSource, like: Tensor) -> Tensor:
-        return source.normal(like.shape[1:]).to(like.device)
+    def _noise(self, request: ImageRequest, source: sources.NoiseSource, x: Tensor) -> samplers.Noise:
+        """The steps' noise: increments of a path for the samplers that need one, else fresh."""
+        if request.sampler not in samplers.BROWNIAN:
+            return lambda s, t: source.normal(x.shape[1:]).to(x.device)
+        path = source.path(x.shape[1:], self._schedule(request))
+        return lambda s, t: path(s, t).to(x.device)
 
     def _walk(
-        self, sampling: samplers.Sampling, guidance: Guidance[Condition], total: int
+        self, sampling: samplers.Sampling, experts: Sequence[Expert], total: int
     ) -> Generator[Step, None, Tensor]:
         """Drive the sampler, showing every answer."""
-        driven = samplers.drive(sampling, lambda query: self._answer(query, guidance))
+        driven = samplers.drive(sampling, lambda query: chosen(experts, query.sigma).answer(query))
         while True:
             try:
                 query, prediction = next(driven)
@@ -204,35 +169,16 @@ class LatentDiffusion:
                 return end.value
             yield Step(query.index, total, float(query.sigma), prediction.x0, self.preview)
 
-    def _answer(self, query: samplers.Query, guidance: Guidance[Condition]) -> samplers.Prediction:
-        rows = guidance.rows(query.index, float(query.sigma))
-        x0s = self.ask([Question(query.x, query.sigma, row) for row in rows])
-        prediction = guidance.combine(query, x0s)
-        self._finite(prediction.x0, "unet")
-        return prediction
 
-    def _decode(self, latents: Tensor) -> Tensor:
-        return self._finite(first_stage.decode(self.vae, latents), "vae")
-
-    def _finite(self, values: Tensor, network: str) -> Tensor:
-        """The values themselves, or `ValueError` that says why they are not numbers."""
-        if bool(torch.isfinite(values).all()):
-            return values
-        for name, weight in self.networks[network].named_parameters():
-            if not bool(torch.isfinite(weight).all()):
-                raise ValueError(
-                    f"{self.card.name} is damaged: {network} weight {name} holds values that are no numbers"
-                )
-        if self.dtype == torch.float32:
-            raise ValueError(f"{self.card.name} is damaged: its {network} overflows even in float32")
-        name = str(self.dtype).removeprefix("torch.")
-        raise ValueError(f"the {network} overflowed in {name}; load the model with dtype float32")
-
-
-def resolved(value: T | None) -> T:
-    """A field of a request after `resolve`, where this model's fields are never None."""
-    assert value is not None, "the request is not resolved"
-    return value
+def _source(request: ImageRequest) -> sources.NoiseSource:
+    """The request's random numbers."""
+    make, pictures = sources.NOISE_SOURCES[request.noise_source], range(request.num_images)
+    source = make([request.picture_seed(image) for image in pictures])
+    variation = request.variation
+    if not variation.strength:
+        return source
+    other = make([resolved(variation.seed) + image for image in pictures])
+    return sources.Varied(source, other, variation.strength)
 
 
 def _init_image(request: ImageRequest) -> Image.Image | None:
@@ -242,13 +188,3 @@ def _init_image(request: ImageRequest) -> Image.Image | None:
         return decode_image(request.init_image)
     except ValueError as error:
         raise ValueError(f"init_image: {error}") from None
-
-
-def _too_long(prompt: TokenizedPrompt) -> str:
-    return f"the model reads {prompt.num_tokens} tokens of a prompt; it did not see: {prompt.ignored.strip()}"
-
-
-def _stack(contexts: Sequence[Context]) -> Context:
-    """One context per row, of batch 1 each -> one context of the whole batch."""
-    layers = zip(*contexts, strict=True)
-    return [KeysValues(*(torch.cat(part) for part in zip(*layer, strict=True))) for layer in layers]

@@ -53,6 +53,7 @@ def _colours(vae: VAE) -> Tensor:
     channels = vae.config.latent_channels
     flat = torch.cat([torch.eye(channels), -torch.eye(channels)])  # 2Z Z
     patches = flat[:, :, None, None].expand(-1, -1, PATCH, PATCH)
-    means = first_stage.decode(vae, patches.to(vae.from_latents.weight.device)).mean(dim=(2, 3)).cpu()
+    with first_stage.widened(vae):  # half precision may be too narrow
+        means = first_stage.decode(vae, patches.to(vae.from_latents.weight.device)).mean(dim=(2, 3)).cpu()
     up, down = means.chunk(2)  # Z 3 each
     return torch.cat([(up - down) / 2, means.mean(dim=0, keepdim=True)])  # Z+1 3

@@ -1,20 +1,24 @@
 """How pictures came to be: the records that their files will carry."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from marmo.files.record import Record
+from marmo.files.record import REFINER, Record
 from marmo.pipelines.card import Card
 from marmo.request import ImageRequest
 from marmo.version import VERSION
 
 
 def records(
-    request: ImageRequest, card: Card, sigmas: Tensor, device: torch.device, dtype: torch.dtype
+    request: ImageRequest, cards: Sequence[Card], sigmas: Tensor, device: torch.device, dtype: torch.dtype
 ) -> tuple[Record, ...]:
-    """One record for each picture of a resolved request."""
-    request = request.model_copy(update={"model": card.name})  # where it lies is nobody's business
-    weights = card.hashes()
+    """One record for each picture of a resolved request, which these models painted: the first, and its refiner."""
+    names = [card.name for card in cards]  # where they lie is nobody's business
+    refiner = request.refiner.model_copy(update={"model": names[1]}) if names[1:] else request.refiner
+    request = request.model_copy(update={"model": names[0], "refiner": refiner})
+    weights = weight_hashes(cards)
     return tuple(
         Record(
             marmo=VERSION,
@@ -28,3 +32,9 @@ def records(
         )
         for image in range(request.num_images)
     )
+
+
+def weight_hashes(cards: Sequence[Card]) -> dict[str, str]:
+    """The sha256 of every weight file of a model and, after it, its refiner."""
+    refiners = {REFINER + name: digest for card in cards[1:] for name, digest in card.hashes().items()}
+    return cards[0].hashes() | refiners

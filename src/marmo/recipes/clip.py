@@ -356,7 +356,7 @@ def _export(run: Run, model: nn.Module, tokenizer: ClipTokenizer) -> Path:
             shutil.rmtree(path)  # of this run when it was shorter
         if own:
             tokenizer.save(path, clip.config.text.context_length)
-        write(Checkpoint(path, "clip", {"clip": part}, (path,), tokenizer=path if own else None), path)
+        write(Checkpoint(path, "clip", {"clip": part}, (path,), tokenizers={"clip": path} if own else {}), path)
     return path
 
 

@@ -68,11 +68,11 @@ class ClipTokenizer:
         return self.backend.get_vocab_size()
 
     @property
-    def START(self) -> int:
+    def start(self) -> int:
         return self.vocab_size - 2
 
     @property
-    def END(self) -> int:
+    def end(self) -> int:
         """The largest id, by which `ClipText.pool` finds it."""
         return self.vocab_size - 1
 

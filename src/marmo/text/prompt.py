@@ -6,6 +6,14 @@ from marmo.text.bpe import ClipTokenizer
 
 
 @dataclass(frozen=True)
+class Chunk:
+    """As much of a prompt as a text encoder reads at once, without start, end and padding."""
+
+    ids: tuple[int, ...]
+    weights: tuple[float, ...]  # one per id; 1.0 is plain
+
+
+@dataclass(frozen=True)
 class TokenizedPrompt:
     """A prompt as a text encoder reads it, and the part that it never sees."""
 
@@ -23,4 +31,4 @@ def tokenize(prompt: str, tokenizer: ClipTokenizer, length: int = 77) -> Tokeniz
     kept = ids[:room]
     padding = [tokenizer.pad] * (room - len(kept))
     ignored = prompt[tokenizer.spans(prompt)[room][0] :] if len(ids) > room else ""
-    return TokenizedPrompt((tokenizer.START, *kept, tokenizer.END, *padding), len(kept), ignored)
+    return TokenizedPrompt((tokenizer.start, *kept, tokenizer.end, *padding), len(kept), ignored)

@@ -7,26 +7,23 @@ Opening reads headers and JSON, checks every name and shape, and no tensor's dat
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+from marmo.models.unet import UNetConfig
+from marmo.weights import markers
 from marmo.weights.folders import open_part, part_files
 from marmo.weights.forms import Form, Json, Network, NetworkConfig, expected, recognise
 from marmo.weights.keymap import to_ours
+from marmo.weights.kinds import SD1, SD2, SDXL, SDXL_REFINER, Kind, Place, Slot, kind_of_names
 from marmo.weights.maps.compvis import LEFTOVERS
 from marmo.weights.quantize import expanded
 from marmo.weights.store import MAX_HEADER, Tensors, open_file, select
 
-SINGLE_FILE: Mapping[Network, str] = {
-    "text": "cond_stage_model.transformer.",
-    "unet": "model.diffusion_model.",
-    "vae": "first_stage_model.",
-}
 METADATA_FILE = "marmo.json"
 """In a folder, what a single file's metadata says; other programs pass it over."""
-FOLDER: Mapping[Network, str] = {"text": "text_encoder", "unet": "unet", "vae": "vae"}
 
 
 @dataclass(frozen=True)
@@ -58,13 +55,23 @@ class Checkpoint:
 
     path: Path
     layout: str
-    parts: Mapping[Network, Part]
+    parts: Mapping[Slot, Part]
     files: tuple[Path, ...]
     """The weight files."""
-    tokenizer: Path | None = None
+    kind: Kind | None = None
+    """What its networks are together; none of one network alone."""
+    tokenizers: Mapping[Slot, Path] = field(default_factory=dict[Slot, Path])
+    """Of a folder, by the text encoder that each belongs to."""
     scheduler: Json = field(default_factory=dict[str, object])
-    """A diffusers folder's scheduler_config.json."""
+    """A diffusers folder's scheduler_config.json, or what a single file says in its place."""
+    index: Json = field(default_factory=dict[str, object])
+    """A diffusers folder's model_index.json."""
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """The first text encoder's own."""
+        return next(iter(self.tokenizers.values()), None)
 
 
 def open_checkpoint(path: Path, variant: str | None = None) -> Checkpoint:
@@ -85,8 +92,8 @@ def open_checkpoint(path: Path, variant: str | None = None) -> Checkpoint:
 
 def _open_single(path: Path) -> Checkpoint:
     tensors = open_file(path)
-    if any(name.startswith(SINGLE_FILE["unet"]) for name in tensors.infos):
-        return Checkpoint(path, "single file", _split(path, tensors), (path,), metadata=tensors.metadata)
+    if any(name.startswith(SD1.places["unet"].prefix) for name in tensors.infos):
+        return _open_whole(path, tensors)
     part = _part(path, tensors, _read_json(path.parent / "config.json") if _has_config(path) else None)
     return _alone(path, "file", part, (path,))
 
@@ -98,24 +105,41 @@ def _alone(path: Path, layout: str, part: Part, files: tuple[Path, ...]) -> Chec
         f"{part.network} {layout}",
         {part.network: part},
         files,
-        tokenizer=path if (path / "vocab.json").is_file() else None,
+        tokenizers={part.network: path} if (path / "vocab.json").is_file() else {},
         metadata=part.tensors.metadata,
     )
 
 
-def _split(path: Path, tensors: Tensors) -> dict[Network, Part]:
+def _open_whole(path: Path, tensors: Tensors) -> Checkpoint:
+    kind = kind_of_names(tensors.infos)
+    parts = _split(path, tensors, kind)
+    unet = parts["unet"]
+    assert isinstance(unet.config, UNetConfig)
+    scheduler = markers.told(tensors, unet.config, unet.tensors)
+    return Checkpoint(path, "single file", parts, (path,), kind, scheduler=scheduler, metadata=tensors.metadata)
+
+
+def _split(path: Path, tensors: Tensors, kind: Kind) -> dict[Slot, Part]:
     """A single file's networks, each found below its prefix; what else it holds must be a known leftover."""
-    prefixes = tuple(SINGLE_FILE.values())
-    known = {drop.theirs for drop in LEFTOVERS}
+    prefixes = tuple(place.prefix for place in kind.places.values())
+    known = {drop.theirs for drop in LEFTOVERS} | {markers.V_PRED, markers.ZTSNR}
     strange = [name for name in tensors.infos if not name.startswith(prefixes) and not known & set(_beginnings(name))]
     if strange:
         raise ValueError(
-            f"{path} is no Stable Diffusion 1 file: it also holds {len(strange)} unknown tensors ({strange[0]}, ...)"
+            f"{path} is no {kind.title} file: it also holds {len(strange)} unknown tensors ({strange[0]}, ...)"
         )
-    for network, prefix in SINGLE_FILE.items():
-        if not any(name.startswith(prefix) for name in tensors.infos):
-            raise ValueError(f"{path} holds no {network}: nothing in it is called {prefix}*")
-    return {network: _part(path, select(tensors, prefix), None, network) for network, prefix in SINGLE_FILE.items()}
+    for slot, place in kind.places.items():
+        if not any(name.startswith(place.prefix) for name in tensors.infos):
+            raise ValueError(f"{path} holds no {slot}: nothing in it is called {place.prefix}*")
+    return {
+        slot: _part(path, select(tensors, place.prefix), None, network_of(slot), kind.single_config)
+        for slot, place in kind.places.items()
+    }
+
+
+def network_of(slot: Slot) -> Network:
+    """Which network a model has in this place."""
+    return "text" if slot == "text2" else slot
 
 
 def _beginnings(name: str) -> list[str]:
@@ -125,14 +149,15 @@ def _beginnings(name: str) -> list[str]:
 
 
 def _open_folder(path: Path, variant: str | None) -> Checkpoint:
-    _read_json(path / "model_index.json")  # damaged, it is a sign of a broken download
-    parts: dict[Network, Part] = {}
+    index = _read_json(path / "model_index.json")  # damaged, it is a sign of a broken download
+    kind = _kind_of_folder(path)
+    parts: dict[Slot, Part] = {}
     files: list[Path] = []
-    for network, name in FOLDER.items():
-        part, its_files = _open_component(path / name, variant)
-        if part.network != network:
-            raise ValueError(f"{path / name} holds a {part.network} where a {network} belongs")
-        parts[network] = part
+    for slot, place in kind.places.items():
+        part, its_files = _open_component(path / place.folder, variant, kind.folder_config)
+        if part.network != network_of(slot):
+            raise ValueError(f"{path / place.folder} holds a {part.network} where a {network_of(slot)} belongs")
+        parts[slot] = part
         files += its_files
     scheduler, metadata = path / "scheduler" / "scheduler_config.json", path / METADATA_FILE
     return Checkpoint(
@@ -140,20 +165,50 @@ def _open_folder(path: Path, variant: str | None) -> Checkpoint:
         "diffusers folder",
         parts,
         tuple(files),
-        tokenizer=path / "tokenizer" if (path / "tokenizer").is_dir() else None,
+        kind,
+        tokenizers=_tokenizers(path, kind.places),
         scheduler=_read_json(scheduler) if scheduler.is_file() else {},
+        index=index,
         metadata={key: str(value) for key, value in _read_json(metadata).items()} if metadata.is_file() else {},
     )
 
 
-def _open_component(folder: Path, variant: str | None) -> tuple[Part, tuple[Path, ...]]:
+def _kind_of_folder(path: Path) -> Kind:
+    """By the text encoders: SDXL has two, its refiner the second, and Stable Diffusion 2 an OpenCLIP."""
+    first, second = (path / SDXL.places[slot].folder for slot in ("text", "text2"))
+    if second.is_dir():
+        return SDXL if first.is_dir() else SDXL_REFINER
+    config = first / "config.json"
+    return SD2 if config.is_file() and _read_json(config).get("hidden_act") == "gelu" else SD1
+
+
+def _tokenizers(path: Path, places: Mapping[Slot, Place]) -> dict[Slot, Path]:
+    folders: dict[Slot, Path] = {slot: path / place.tokenizer for slot, place in places.items() if place.tokenizer}
+    return {slot: folder for slot, folder in folders.items() if folder.is_dir()}
+
+
+def _open_component(
+    folder: Path, variant: str | None, whole: Callable[[NetworkConfig], NetworkConfig] | None = None
+) -> tuple[Part, tuple[Path, ...]]:
     if not folder.is_dir():
         raise ValueError(f"{folder} is missing")
-    return _part(folder, open_part(folder, variant), _read_json(folder / "config.json")), part_files(folder, variant)
+    part = _part(folder, open_part(folder, variant), _read_json(folder / "config.json"), None, whole)
+    return part, part_files(folder, variant)
 
 
-def _part(path: Path, tensors: Tensors, config_json: Json | None, network: Network | None = None) -> Part:
-    """The network that these tensors are; `network` if the place says what it must be."""
+def _part(
+    path: Path,
+    tensors: Tensors,
+    config_json: Json | None,
+    network: Network | None = None,
+    whole: Callable[[NetworkConfig], NetworkConfig] | None = None,
+) -> Part:
+    """The network that these tensors are.
+
+    Args:
+        network: if the place says what it must be.
+        whole: adds to a config what the place says.
+    """
     tensors = expanded(tensors, path)
     form = recognise(tensors.infos)
     if form is None or network not in (None, form.network):
@@ -162,6 +217,7 @@ def _part(path: Path, tensors: Tensors, config_json: Json | None, network: Netwo
         raise ValueError(f"{path} holds {wanted}: its {len(tensors.infos)} tensors begin with {first}")
     try:
         config = _config(form, tensors, config_json)
+        config = config if whole is None else whole(config)
         return Part(form, config, to_ours(form.rules(config), tensors, expected(config), f"a {form.network}"))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

@@ -12,31 +12,19 @@ from marmo.files.atomic import atomic_write
 from marmo.models.clip import ClipConfig
 from marmo.models.clip_resnet import ClipResNetConfig
 from marmo.models.clip_text import ClipTextConfig
+from marmo.models.unet import UNetConfig
 from marmo.text.bpe import ClipTokenizer, clip_tokenizer
-from marmo.weights.checkpoint import FOLDER, METADATA_FILE, SINGLE_FILE, Checkpoint, Part
+from marmo.weights import markers
+from marmo.weights.checkpoint import METADATA_FILE, Checkpoint, Part
 from marmo.weights.folders import write_sharded
-from marmo.weights.forms import Family, Json, Network, NetworkConfig, written
-from marmo.weights.keymap import to_theirs
+from marmo.weights.forms import Family, Json, Network, NetworkConfig, expected, written
+from marmo.weights.keymap import Constant, to_theirs
+from marmo.weights.kinds import SDXL, Kind, Slot
 from marmo.weights.quantize import quantized
-from marmo.weights.store import Tensors, cast, join, prefixed, write
+from marmo.weights.store import Tensors, cast, from_state, join, only, prefixed, write
 
 STEMS: Mapping[Network, str] = {"text": "model", "clip": "model", "dinov2": "model"}
 """transformers' networks; diffusers' are called `diffusion_pytorch_model`."""
-
-SCHEDULER: Json = {
-    "_class_name": "PNDMScheduler",
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "clip_sample": False,
-    "num_train_timesteps": 1000,
-    "prediction_type": "epsilon",
-    "set_alpha_to_one": False,
-    "skip_prk_steps": True,
-    "steps_offset": 1,
-    "trained_betas": None,
-}
-"""As Stable Diffusion 1's own folders say it."""
 
 NOISE = (
     "beta_end",
@@ -49,32 +37,27 @@ NOISE = (
 )
 """What of a scheduler belongs to the model and not to the sampler."""
 
-MODEL_INDEX: Json = {
-    "_class_name": "StableDiffusionPipeline",
-    "feature_extractor": [None, None],
-    "requires_safety_checker": False,
-    "safety_checker": [None, None],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
+FILLED = ("num_cut", "embed_width")
+"""What a reader of a single file will believe to be there, since it is filled in."""
+
+FILLER_KEY = "marmo.filler"
+"""Names, in a single file's metadata, the tensors that stand for weights which a folder had left out."""
 
 
 def write_single_file(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None = None) -> None:
-    """One safetensors file with the authors' names; of one network, or of all three below CompVis's prefixes."""
+    """One safetensors file with the authors' names; of one network, or of all of a model below their prefixes."""
     if path.suffix != ".safetensors":
         raise ValueError(
             f"a single file ends in .safetensors, not in {path.suffix!r}; for a folder give a name without dot"
         )
     _check_that_names_tell(checkpoint)
-    alone = len(checkpoint.parts) == 1
-    whole = [
-        prefixed(_foreign(part, "original", dtype), "" if alone else SINGLE_FILE[network])
-        for network, part in checkpoint.parts.items()
-    ]
+    whole = [_single(checkpoint, slot, dtype) for slot in checkpoint.parts]
+    scheduler = {**_believed(checkpoint), **checkpoint.scheduler}
+    whole.append(from_state(markers.marks(scheduler, _believed(checkpoint))))
+    filled = [name for slot in checkpoint.parts for name in _fillers(checkpoint, slot)]
+    notes = {FILLER_KEY: " ".join(filled)} if filled else {}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, join(*whole), checkpoint.metadata)
+    write(path, join(*whole), {**checkpoint.metadata, **notes})
 
 
 def write_folder(
@@ -84,32 +67,69 @@ def write_folder(
     max_shard_bytes: int = sys.maxsize,
     variant: str | None = None,
 ) -> None:
-    """A diffusers folder; of one network its own folder, of all three a pipeline's.
+    """A diffusers folder; of one network its own folder, of a whole model a pipeline's.
 
     Args:
         max_shard_bytes: larger weights are split into several files and an index.
         variant: stands in the names of the weight files, such as fp16.
     """
-    if len(checkpoint.parts) == 1:
-        part = next(iter(checkpoint.parts.values()))
-        if checkpoint.tokenizer:
-            _tokenizer(checkpoint).save(folder, _context_length(part.config))
-        if checkpoint.tokenizer and _has_resnet(part.config):
-            _check_that_names_tell(replace(checkpoint, tokenizer=None))
-            write_sharded(folder, STEMS["clip"], _foreign(part, "original", dtype), max_shard_bytes, variant)
-        else:
-            _write_component(part, folder, dtype, max_shard_bytes, variant)
+    kind = checkpoint.kind
+    if kind is None:
+        _write_alone(checkpoint, folder, dtype, max_shard_bytes, variant)
         return
-    for network, part in checkpoint.parts.items():
-        bare = replace(part, tensors=replace(part.tensors, metadata={}))  # METADATA_FILE has it
-        _write_component(bare, folder / FOLDER[network], dtype, max_shard_bytes, variant)
-    _tokenizer(checkpoint).save(folder / "tokenizer")
-    if checkpoint.metadata:
-        _write_json(folder / METADATA_FILE, checkpoint.metadata, sort=False)
-    scheduler = checkpoint.scheduler or SCHEDULER
+    for slot, part in checkpoint.parts.items():
+        bare = replace(part.tensors, metadata={})  # METADATA_FILE has it
+        config = kind.for_folder(part.config)
+        kept = Part(part.form, config, only(bare, expected(config)))
+        _write_component(kept, folder / kind.places[slot].folder, dtype, max_shard_bytes, variant)
+    for slot, place in kind.places.items():
+        if place.tokenizer is not None:
+            _tokenizer(checkpoint, slot).save(folder / place.tokenizer)
+    metadata = {key: value for key, value in checkpoint.metadata.items() if key != FILLER_KEY}
+    if metadata:
+        _write_json(folder / METADATA_FILE, metadata, sort=False)
+    scheduler = _scheduler(checkpoint, kind)
     _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-    index = {**MODEL_INDEX, "scheduler": ["diffusers", scheduler.get("_class_name", SCHEDULER["_class_name"])]}
-    _write_json(folder / "model_index.json", index)  # last: a folder without it is not finished
+    _write_json(folder / "model_index.json", _index(checkpoint, kind, scheduler))  # last: without it none is finished
+
+
+def _write_alone(
+    checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None, max_shard_bytes: int, variant: str | None
+) -> None:
+    """One network's folder, with its tokenizer if it has its own."""
+    ((slot, part),) = checkpoint.parts.items()
+    if checkpoint.tokenizers:
+        _tokenizer(checkpoint, slot).save(folder, _context_length(part.config))
+    if checkpoint.tokenizers and _has_resnet(part.config):
+        _check_that_names_tell(replace(checkpoint, tokenizers={}))
+        write_sharded(folder, STEMS["clip"], _foreign(part, "original", dtype), max_shard_bytes, variant)
+    else:
+        _write_component(part, folder, dtype, max_shard_bytes, variant)
+
+
+def _scheduler(checkpoint: Checkpoint, kind: Kind) -> Json:
+    """The folder's own, or the kind's with what a single file said."""
+    if "_class_name" in checkpoint.scheduler:
+        return checkpoint.scheduler
+    scheduler = {**kind.scheduler, **checkpoint.scheduler}
+    if scheduler.get("rescale_betas_zero_snr"):
+        return {**SDXL.scheduler, **checkpoint.scheduler, "timestep_spacing": "trailing"}
+    return scheduler
+
+
+def _index(checkpoint: Checkpoint, kind: Kind, scheduler: Json) -> Json:
+    components = {place.folder: list(place.peer) for place in kind.places.values()}
+    tokenizers = {
+        place.tokenizer: ["transformers", "CLIPTokenizer"] for place in kind.places.values() if place.tokenizer
+    }
+    kept = {key: checkpoint.index[key] for key in ("force_zeros_for_empty_prompt",) if key in checkpoint.index}
+    return {
+        **kind.index,
+        **kept,
+        **components,
+        **tokenizers,
+        "scheduler": ["diffusers", scheduler.get("_class_name", kind.scheduler["_class_name"])],
+    }
 
 
 def _write_component(
@@ -122,30 +142,49 @@ def _write_component(
     _write_json(folder / "config.json", to_json(part.config))
 
 
+def _single(checkpoint: Checkpoint, slot: Slot, dtype: torch.dtype | None) -> Tensors:
+    """A network as it stands in a single file, below its prefix where it is not alone."""
+    part = checkpoint.parts[slot]
+    prefix = checkpoint.kind.places[slot].prefix if checkpoint.kind else ""
+    return prefixed(_foreign(part, _names(checkpoint, slot), dtype), prefix)
+
+
+def _names(checkpoint: Checkpoint, slot: Slot) -> Family:
+    """Whose names a network has in a single file."""
+    if checkpoint.kind is not None:
+        return checkpoint.kind.places[slot].names
+    return "openclip" if checkpoint.parts[slot].form.family == "openclip" else "original"
+
+
+def _fillers(checkpoint: Checkpoint, slot: Slot) -> list[str]:
+    part = checkpoint.parts[slot]
+    prefix = checkpoint.kind.places[slot].prefix if checkpoint.kind else ""
+    rules = written(part.network, _names(checkpoint, slot)).rules(part.config)
+    return [prefix + rule.theirs for rule in rules if isinstance(rule, Constant) and rule.filler]
+
+
 def _check_that_names_tell(checkpoint: Checkpoint) -> None:
     """A single file has names and shapes alone; `ValueError` for what nobody could read out of them again."""
-    untold = [
-        f"{part.network}.{field.name} {getattr(part.config, field.name)}"
-        for part in checkpoint.parts.values()
-        for field in fields(part.config)
-        if getattr(part.config, field.name) != getattr(_told(part), field.name)
-    ]
-    scheduler = {**SCHEDULER, **checkpoint.scheduler}
-    untold += [f"{name} {scheduler[name]}" for name in NOISE if (scheduler.get(name) or None) != SCHEDULER.get(name)]
-    tokenizer, usual = _tokenizer(checkpoint), clip_tokenizer()
-    if tokenizer.backend.get_vocab() != usual.backend.get_vocab():
-        untold.append(f"a tokenizer of its own with {tokenizer.vocab_size} tokens")
-    elif tokenizer.pad != usual.pad:
-        untold.append(f"padding with token {tokenizer.pad}")
+    untold: list[str] = []
+    for slot, part in checkpoint.parts.items():
+        told = _told(checkpoint, slot)
+        untold += [
+            f"{slot}.{field.name} {getattr(part.config, field.name)}"
+            for field in fields(part.config)
+            if field.name not in FILLED and getattr(part.config, field.name) != getattr(told, field.name)
+        ]
+    untold += _untold_noise(checkpoint) + _untold_words(checkpoint)
     if untold:
         raise ValueError(f"a single file cannot say what {checkpoint.path} says: {', '.join(untold)}; write a folder")
 
 
-def _told(part: Part) -> NetworkConfig:
+def _told(checkpoint: Checkpoint, slot: Slot) -> NetworkConfig:
     """The config that a reader of the single file will believe."""
-    form = written(part.network, "original")
+    part = checkpoint.parts[slot]
+    form = written(part.network, _names(checkpoint, slot))
     assert form.config is not None
-    return form.config(to_theirs(form.rules(part.config), part.tensors).infos)
+    config = form.config(to_theirs(form.rules(part.config), part.tensors).infos)
+    return config if checkpoint.kind is None else checkpoint.kind.single_config(config)
 
 
 def _has_resnet(config: NetworkConfig) -> bool:
@@ -158,8 +197,50 @@ def _context_length(config: NetworkConfig) -> int:
     return text.context_length if isinstance(text, ClipTextConfig) else 77
 
 
-def _tokenizer(checkpoint: Checkpoint) -> ClipTokenizer:
-    return ClipTokenizer.from_folder(checkpoint.tokenizer) if checkpoint.tokenizer else clip_tokenizer()
+def _believed(checkpoint: Checkpoint) -> Json:
+    """What a reader of the single file will believe of its training, before any mark is added."""
+    unet = checkpoint.parts.get("unet")
+    if checkpoint.kind is None or unet is None or not isinstance(unet.config, UNetConfig):
+        return {}
+    return markers.told(Tensors({}, unet.tensors.read, checkpoint.metadata), unet.config, unet.tensors)
+
+
+def _untold_noise(checkpoint: Checkpoint) -> list[str]:
+    """What of the scheduler belongs to the model and can be neither marked nor found out."""
+    if checkpoint.kind is None:
+        return []
+    usual = {**checkpoint.kind.scheduler, **_believed(checkpoint)}
+    wanted = {**usual, **checkpoint.scheduler}
+    marked = {
+        "prediction_type": "v_prediction",
+        "rescale_betas_zero_snr": True,
+        "trained_betas": wanted["trained_betas"],
+    }
+    return [
+        f"{name} {wanted[name]}"
+        for name in NOISE
+        if name in wanted and (wanted[name] or None) != (usual.get(name) or None) and wanted[name] != marked.get(name)
+    ]
+
+
+def _untold_words(checkpoint: Checkpoint) -> list[str]:
+    """Tokenizers of their own, and other paddings than the kind's."""
+    untold: list[str] = []
+    for slot in checkpoint.tokenizers:
+        tokenizer = _tokenizer(checkpoint, slot)
+        usual = checkpoint.kind.places[slot].pad if checkpoint.kind else None
+        if tokenizer.backend.get_vocab() != clip_tokenizer().backend.get_vocab():
+            untold.append(f"a tokenizer of its own with {tokenizer.vocab_size} tokens")
+        elif tokenizer.pad != (clip_tokenizer().pad if usual is None else usual):
+            untold.append(f"padding {slot} with token {tokenizer.pad}")
+    return untold
+
+
+def _tokenizer(checkpoint: Checkpoint, slot: Slot) -> ClipTokenizer:
+    if slot in checkpoint.tokenizers:
+        return ClipTokenizer.from_folder(checkpoint.tokenizers[slot])
+    pad = checkpoint.kind.places[slot].pad if checkpoint.kind else None
+    return clip_tokenizer() if pad is None else replace(clip_tokenizer(), pad=pad)
 
 
 def _foreign(part: Part, family: Family, dtype: torch.dtype | None) -> Tensors:

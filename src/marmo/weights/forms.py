@@ -27,8 +27,9 @@ Network = Literal["text", "unet", "vae", "clip", "tiny_decoder", "inception", "d
 NetworkConfig = (
     ClipTextConfig | UNetConfig | VAEConfig | ClipConfig | TinyDecoderConfig | InceptionConfig | DinoV2Config
 )
-Family = Literal["original", "diffusers"]
-"""Whose names: those of the network's authors, in single files, or those of diffusers and transformers, in folders."""
+Family = Literal["original", "openclip", "diffusers"]
+"""Whose names: those of the network's authors, in single files; OpenCLIP's, for the text encoders in some of these; or
+those of diffusers and transformers, in folders."""
 
 Infos = Mapping[str, TensorInfo]
 Json = Mapping[str, object]
@@ -98,11 +99,27 @@ FORMS = (
     ),
     Form(
         network="text",
+        family="openclip",
+        marks=("ln_final.weight",),
+        rules=clip.openclip_text,
+        config=clip_config.text_config_from_openclip,
+    ),
+    Form(
+        network="text",
         family="original",
         marks=("text_model.embeddings.position_ids",),
         rules=clip.compvis_text,
         config=clip_config.text_config_from,
         from_json=clip_config.text_config_from_json,
+    ),
+    Form(
+        network="text",
+        family="diffusers",
+        marks=("text_projection.weight",),
+        rules=clip.huggingface_text,
+        config=clip_config.text_config_from,
+        from_json=clip_config.projected_text_config_from_json,
+        to_json=clip_config.text_config_to_json,
     ),
     Form(
         network="text",

@@ -104,6 +104,8 @@ class Constant:
     theirs: str
     make: Callable[[], Tensor]
     ours: tuple[str, ...] = ()
+    filler: bool = False
+    """Whether it stands for weights that were left out, and is no part of the model."""
 
     def to_ours(self, name: str, theirs: Tensors) -> dict[str, Entry]:
         return {}

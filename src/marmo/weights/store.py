@@ -14,7 +14,7 @@ import math
 import mmap
 import re
 import stat
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Container, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -121,6 +121,12 @@ def select(tensors: Tensors, prefix: str) -> Tensors:
     """The tensors whose names begin with `prefix`, without it; a prefix of whole words ends in a dot."""
     infos = {name.removeprefix(prefix): info for name, info in tensors.infos.items() if name.startswith(prefix)}
     return Tensors(infos, lambda name: tensors.read(prefix + name), tensors.metadata)
+
+
+def only(tensors: Tensors, names: Container[str]) -> Tensors:
+    """The tensors of these names."""
+    infos = {name: info for name, info in tensors.infos.items() if name in names}
+    return Tensors(infos, tensors.read, tensors.metadata)
 
 
 def prefixed(tensors: Tensors, prefix: str) -> Tensors:

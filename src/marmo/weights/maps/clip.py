@@ -1,7 +1,10 @@
-"""CLIP's names elsewhere: transformers, Stable Diffusion 1's single files, OpenAI's and OpenCLIP's checkpoints.
+"""CLIP's names elsewhere: transformers, the single files of Stable Diffusion, OpenAI's and OpenCLIP's checkpoints.
 
 `clip_config` finds the config that these rules ask for.
 """
+
+import math
+from functools import partial
 
 import torch
 
@@ -36,14 +39,16 @@ _COUNTED = "0, 1, 2, ..., which needs no file"
 
 
 def huggingface_text(config: ClipTextConfig) -> list[Rule]:
-    """transformers' `CLIPTextModel`: the `text_encoder` of a diffusers folder.
+    """transformers' `CLIPTextModel`, or `CLIPTextModelWithProjection`: the text encoders of a diffusers folder.
 
     The prefix `text_model.` is missing in files of transformers 5 and in the oldest single files; both forms are read,
     and the prefix is written.
     """
     bare, full = "", "text_model."
     ids = [Drop(f"{prefix}embeddings.position_ids", _COUNTED) for prefix in (bare, full)]
-    return [*ids, *_huggingface_text(bare, "", config), *_huggingface_text(full, "", config)]  # the last is written
+    projection = [] if config.embed_width is None else [Rename("text_projection", "proj")]
+    either = (*_huggingface_text(bare, "", config), *_huggingface_text(full, "", config))  # the last is written
+    return [*ids, *projection, *either]
 
 
 def compvis_text(config: ClipTextConfig) -> list[Rule]:
@@ -54,6 +59,23 @@ def compvis_text(config: ClipTextConfig) -> list[Rule]:
     """
     ids = Constant("text_model.embeddings.position_ids", lambda: torch.arange(config.context_length)[None])
     return [*huggingface_text(config), ids]
+
+
+def openclip_text(config: ClipTextConfig) -> list[Rule]:
+    """The text tower of an OpenCLIP in the single files of Stable Diffusion 2 and SDXL, below `model.`.
+
+    These programs build the whole tower, so what a folder leaves out is filled in: the layers after the one that is
+    read, which then add nothing, and the projection.
+    """
+    width, cut = config.width, range(config.num_blocks, config.num_layers)
+    filled = Constant("text_projection", lambda: torch.eye(width, dtype=torch.float16), filler=True)
+    return [
+        *_openai_text("", config),
+        *(filler for layer in cut for filler in _neutral_block(f"transformer.resblocks.{layer}", config)),
+        filled if config.embed_width is None else Permute("text_projection", "proj.weight"),
+        Constant("logit_scale", lambda: torch.tensor(math.log(100))),  # where CLIP's training bounds it
+        Drop("attn_mask", "it hides what follows a token, which needs no file"),
+    ]
 
 
 def huggingface(config: ClipConfig) -> list[Rule]:
@@ -77,10 +99,7 @@ def openai(config: ClipConfig) -> list[Rule]:
     image = _openai_vision(tower) if isinstance(tower, ClipVisionConfig) else _openai_resnet(tower)
     scalars = ("input_resolution", "context_length", "vocab_size")
     return [
-        Rename("token_embedding", "text.tokens"),
-        Rename("positional_embedding", "text.positions"),
-        *_openai_blocks("transformer.resblocks", "text.blocks", config.text.num_layers),
-        Rename("ln_final", "text.norm"),
+        *_openai_text("text.", config.text),
         Permute("text_projection", "text_proj.weight"),
         *image,
         Rename("logit_scale", "logit_scale"),
@@ -88,11 +107,43 @@ def openai(config: ClipConfig) -> list[Rule]:
     ]
 
 
+def _openai_text(ours: str, config: ClipTextConfig) -> list[Rule]:
+    return [
+        Rename("token_embedding", f"{ours}tokens"),
+        Rename("positional_embedding", f"{ours}positions"),
+        *_openai_blocks("transformer.resblocks", f"{ours}blocks", config.num_blocks),
+        Rename("ln_final", f"{ours}norm"),
+    ]
+
+
+def _neutral_block(theirs: str, config: ClipTextConfig) -> list[Rule]:
+    """A layer that passes its input on: what it adds is multiplied by zeros.  Exact in every dtype."""
+    width, hidden = config.width, config.mlp_ratio * config.width
+    shapes = {
+        "ln_1.weight": (width,),
+        "ln_1.bias": (width,),
+        "attn.in_proj_weight": (3 * width, width),
+        "attn.in_proj_bias": (3 * width,),
+        "attn.out_proj.weight": (width, width),
+        "attn.out_proj.bias": (width,),
+        "ln_2.weight": (width,),
+        "ln_2.bias": (width,),
+        "mlp.c_fc.weight": (hidden, width),
+        "mlp.c_fc.bias": (hidden,),
+        "mlp.c_proj.weight": (width, hidden),
+        "mlp.c_proj.bias": (width,),
+    }
+    return [
+        Constant(f"{theirs}.{name}", partial(torch.zeros, shape, dtype=torch.float16), filler=True)
+        for name, shape in shapes.items()
+    ]
+
+
 def _huggingface_text(theirs: str, ours: str, config: ClipTextConfig) -> list[Rule]:
     return [
         Rename(f"{theirs}embeddings.token_embedding", f"{ours}tokens"),
         Rename(f"{theirs}embeddings.position_embedding.weight", f"{ours}positions"),
-        *_huggingface_blocks(f"{theirs}encoder.layers", f"{ours}blocks", config.num_layers),
+        *_huggingface_blocks(f"{theirs}encoder.layers", f"{ours}blocks", config.num_blocks),
         Rename(f"{theirs}final_layer_norm", f"{ours}norm"),
     ]
 

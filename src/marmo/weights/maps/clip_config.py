@@ -1,10 +1,12 @@
 """The config of a CLIP: from the names and shapes of its weights, or from transformers' `config.json` and back.
 
-Shapes say nothing about the heads, which have 64 channels in every released CLIP, nor about the activation, which is
-"quick_gelu" in OpenAI's own models and "gelu" in OpenCLIP's; so the caller may know better.
+Shapes say nothing about the heads, which have 64 channels in every released CLIP, nor directly about the activation,
+which is "quick_gelu" in OpenAI's own models and "gelu" in OpenCLIP's.  OpenAI's text towers all have 12 layers, so a
+taller one is OpenCLIP's (ViT-H/14, ViT-g/14, ViT-bigG/14); of the lower ones only a config.json tells.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import isqrt
 from typing import TypeGuard
 
@@ -69,33 +71,35 @@ _MOST_LAYERS = 128
 _MOST_TOKENS = 1 << 20
 
 
-def text_config_from(infos: Infos, activation: Activation = "quick_gelu") -> ClipTextConfig:
+def text_config_from(infos: Infos, activation: Activation | None = None) -> ClipTextConfig:
     """The config of a text encoder under transformers' names, with or without `text_model.` before them."""
     prefix = "text_model." if any(name.startswith("text_model.") for name in infos) else ""
-    width = size(infos, f"{prefix}embeddings.token_embedding.weight", 1)
+    width, num_layers = (
+        size(infos, f"{prefix}embeddings.token_embedding.weight", 1),
+        count(infos, f"{prefix}encoder.layers."),
+    )
     return ClipTextConfig(
         width=width,
-        num_layers=count(infos, f"{prefix}encoder.layers."),
+        num_layers=num_layers,
         num_heads=_num_heads(width),
         vocab_size=size(infos, f"{prefix}embeddings.token_embedding.weight", 0),
         context_length=size(infos, f"{prefix}embeddings.position_embedding.weight", 0),
-        activation=activation,
+        activation=activation or _activation_of(num_layers),
         mlp_ratio=size(infos, f"{prefix}encoder.layers.0.mlp.fc1.weight", 0) // width,
+        embed_width=size(infos, "text_projection.weight", 0) if "text_projection.weight" in infos else None,
     )
 
 
-def clip_config_from_openai(infos: Infos, activation: Activation = "quick_gelu") -> ClipConfig:
+def text_config_from_openclip(infos: Infos) -> ClipTextConfig:
+    """The config of a text tower alone under OpenCLIP's names, which nobody else has without a picture tower."""
+    config = _openai_text(infos, "gelu")
+    return replace(config, embed_width=size(infos, "text_projection", 1) if "text_projection" in infos else None)
+
+
+def clip_config_from_openai(infos: Infos, activation: Activation | None = None) -> ClipConfig:
     """The config of a whole CLIP under OpenAI's names, with either image tower."""
-    width = size(infos, "token_embedding.weight", 1)
-    text = ClipTextConfig(
-        width=width,
-        num_layers=count(infos, "transformer.resblocks."),
-        num_heads=_num_heads(width),
-        vocab_size=size(infos, "token_embedding.weight", 0),
-        context_length=size(infos, "positional_embedding", 0),
-        activation=activation,
-        mlp_ratio=size(infos, "transformer.resblocks.0.mlp.c_fc.weight", 0) // width,
-    )
+    activation = activation or _activation_of(count(infos, "transformer.resblocks."))
+    text = _openai_text(infos, activation)
     image = _openai_vision(infos, activation) if "visual.proj" in infos else _openai_resnet(infos)
     return ClipConfig(text=text, image=image)
 
@@ -114,15 +118,21 @@ def text_config_from_json(obj: Mapping[str, object]) -> ClipTextConfig:
     )
 
 
+def projected_text_config_from_json(obj: Mapping[str, object]) -> ClipTextConfig:
+    """The same of a `CLIPTextModelWithProjection`, SDXL's second text encoder."""
+    options = settle(obj, {"projection_dim": 512}, {}, dict.fromkeys(obj, "text_config_from_json judges it"))
+    return replace(text_config_from_json(obj), embed_width=options.whole("projection_dim"))
+
+
 def text_config_to_json(config: ClipTextConfig) -> dict[str, object]:
     """What transformers and diffusers want in the `config.json` beside the weights."""
     return {
-        "architectures": ["CLIPTextModel"],
+        "architectures": ["CLIPTextModel" if config.embed_width is None else "CLIPTextModelWithProjection"],
         **_TEXT_FIXED,
         **_tower_to_json(config),
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.context_length,
-        "projection_dim": config.width,
+        "projection_dim": config.embed_width or config.width,
         **_TOKEN_IDS,
     }
 
@@ -162,6 +172,24 @@ def clip_config_to_json(config: ClipConfig) -> dict[str, object]:
             "projection_dim": image.embed_width,
         },
     }
+
+
+def _openai_text(infos: Infos, activation: Activation) -> ClipTextConfig:
+    width = size(infos, "token_embedding.weight", 1)
+    return ClipTextConfig(
+        width=width,
+        num_layers=count(infos, "transformer.resblocks."),
+        num_heads=_num_heads(width),
+        vocab_size=size(infos, "token_embedding.weight", 0),
+        context_length=size(infos, "positional_embedding", 0),
+        activation=activation,
+        mlp_ratio=size(infos, "transformer.resblocks.0.mlp.c_fc.weight", 0) // width,
+    )
+
+
+def _activation_of(num_layers: int) -> Activation:
+    """What a text tower of this height was trained with, where no config.json says it."""
+    return "gelu" if num_layers > 12 else "quick_gelu"
 
 
 def _openai_vision(infos: Infos, activation: Activation) -> ClipVisionConfig:
@@ -211,7 +239,7 @@ def _grid(infos: Infos, name: str) -> int:
 def _tower_to_json(config: ClipTextConfig | ClipVisionConfig) -> dict[str, object]:
     return {
         "hidden_size": config.width,
-        "num_hidden_layers": config.num_layers,
+        "num_hidden_layers": config.num_blocks if isinstance(config, ClipTextConfig) else config.num_layers,
         "num_attention_heads": config.num_heads,
         "intermediate_size": config.mlp_ratio * config.width,
         "hidden_act": config.activation,

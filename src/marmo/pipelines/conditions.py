@@ -1,0 +1,90 @@
+"""What a row of the U-Net is told: a prompt as keys and values and, with SDXL, sizes and a score as one vector.
+
+Podell et al. 2023, section 2.2.
+
+Shapes: B rows, S context tokens, P width of the pooled prompt, V width of the vector, N numbers in it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from marmo.models.unet import CODE_WIDTH, Context, UNet
+from marmo.nn.attention import KeysValues
+from marmo.nn.embed import sinusoidal
+from marmo.pipelines.card import ToldKind
+from marmo.pipelines.text_encoders import Encoded
+from marmo.request import ImageRequest
+
+SCORE, NEGATIVE_SCORE = 6.0, 2.5
+"""Of `sd_xl_refiner`'s own program (Stability-AI/generative-models)."""
+
+
+class Condition(NamedTuple):
+    """One row's prompt, as the keys and values that the cross-attentions made of it once, and vector 1 V."""
+
+    context: Context
+    vector: Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        """Of the prompt in tokens."""
+        return self.context[0].keys.shape[2]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Makes the conditions of one resolved request from its prompts."""
+
+    unet: UNet
+    told: ToldKind
+    request: ImageRequest
+
+    def of(self, encoded: Encoded, negative: bool = False, empty: bool = False) -> Condition:
+        """A prompt's condition.
+
+        Args:
+            negative: it is what the picture shall keep away from.
+            empty: it has no words.  A negative prompt without words is zeros where the request says so.
+        """
+        states, pooled = encoded
+        if negative and empty and self.request.empty_negative == "zeros":
+            states, pooled = torch.zeros_like(states), None if pooled is None else torch.zeros_like(pooled)
+        return Condition(self.unet.project(states), self._vector(pooled, negative))
+
+    def _vector(self, pooled: Tensor | None, negative: bool) -> Tensor | None:
+        """1 V: the pooled prompt, then every number's sinusoids."""
+        numbers = told_numbers(self.told, self.request, negative)
+        if not numbers:
+            return None
+        assert pooled is not None, "no text encoder of this model has a projection"
+        codes = sinusoidal(torch.tensor(numbers, device=pooled.device), CODE_WIDTH)  # N width
+        return torch.cat([pooled, codes.flatten()[None].to(pooled)], dim=1)  # 1 V
+
+
+def told_numbers(told: ToldKind, request: ImageRequest, negative: bool) -> tuple[float, ...]:
+    """The numbers beside the pooled prompt, in the order of the model's training."""
+    width, height = request.width, request.height
+    assert width is not None and height is not None, "the request is not resolved"
+    wish = request.told
+    original = wish.original_height or height, wish.original_width or width
+    crop = wish.crop_top, wish.crop_left
+    match told:
+        case "nothing":
+            return ()
+        case "size":
+            return (*original, *crop, wish.target_height or height, wish.target_width or width)
+        case "score":
+            score = wish.negative_score if negative else wish.score
+            return (*original, *crop, (NEGATIVE_SCORE if negative else SCORE) if score is None else score)
+
+
+def stack(conditions: Sequence[Condition]) -> Condition:
+    """One condition per row, of prompts of one length -> one of the whole batch."""
+    layers = zip(*(condition.context for condition in conditions), strict=True)
+    context = [KeysValues(*(torch.cat(part) for part in zip(*layer, strict=True))) for layer in layers]
+    vectors = [condition.vector for condition in conditions if condition.vector is not None]
+    return Condition(context, torch.cat(vectors) if vectors else None)

@@ -1,0 +1,50 @@
+"""How a weight acts on the states of a text encoder.
+
+Each is a function (states B T W, weights B T, states of the empty prompt 1 T W) -> states B T W; `weights` is 1 at the
+start, the end and the padding of a chunk.
+
+Shapes: B chunks, T tokens of a chunk, W width of the encoder.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from einops import rearrange
+from torch import Tensor, tensor
+
+Emphasis: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def interpolated(states: Tensor, weights: Tensor, empty: Tensor) -> Tensor:
+    """From the empty prompt's state at the same place through the word's own: 0 is no word, 1 the word, 2 beyond it.
+
+    ComfyUI's (`ClipTokenWeightEncoder` in `comfy/sd1_clip.py`).  A weight touches only its own token.
+    """
+    moved = empty + weights[..., None].to(states) * (states - empty)  # B T W
+    return moved.where(weights[..., None] != 1, states)
+
+
+def restored(counts: Sequence[int] = (1,)) -> Emphasis:
+    """Every chunk's states times their weights, then all times one number that brings the chunk's mean back.
+
+    A1111's default, "Original" (`modules/sd_emphasis.py`).  A weight touches every token of its chunk.  What a prompt
+    says at its different steps A1111 encodes together, and the mean is that of all these texts.
+
+    Args:
+        counts: for each text how often A1111 encodes it.  The states hold one text after the other, all of as many
+            chunks.
+    """
+
+    def emphasis(states: Tensor, weights: Tensor, empty: Tensor) -> Tensor:
+        num_texts = tensor(counts, device=states.device, dtype=states.dtype)
+
+        def mean(values: Tensor) -> Tensor:
+            """Of the chunks in one place of all texts."""
+            chunks = rearrange(values, "(texts chunks) T W -> texts chunks (T W)", texts=len(counts)).mean(-1)
+            return (chunks * num_texts[:, None]).sum(0) / num_texts.sum()  # chunks
+
+        weighted = states * weights[..., None].to(states)  # B T W
+        scale = mean(states) / mean(weighted)  # chunks
+        return weighted * scale.repeat(len(counts))[:, None, None]
+
+    return emphasis

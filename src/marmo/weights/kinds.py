@@ -1,0 +1,195 @@
+"""Kinds of models, as data: where the networks of Stable Diffusion 1, 2, SDXL and its refiner lie in files and folders.
+
+Prefixes are those of the authors' configs: v1-inference.yaml (CompVis/stable-diffusion), v2-inference.yaml
+(Stability-AI/stablediffusion), sd_xl_base.yaml and sd_xl_refiner.yaml (Stability-AI/generative-models).
+"""
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from marmo.models.clip_text import ClipTextConfig
+from marmo.models.vae import VAEConfig
+from marmo.weights.forms import Family, Json, Network, NetworkConfig
+
+Slot = Network | Literal["text2"]
+"""What a network is to its model.  `text2` is SDXL's second text encoder, which is the only one of its refiner."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where one network of a model lies."""
+
+    prefix: str
+    """Before its tensors in a single file."""
+    names: Family = "original"
+    """Whose names follow the prefix."""
+    folder: str
+    """Its folder in diffusers' layout."""
+    peer: tuple[str, str]
+    """The library and class that open that folder."""
+    tokenizer: str | None = None
+    """The folder of its tokenizer, for a text encoder."""
+    pad: int | None = None
+    """The token that fills its prompts up; none is the tokenizer's end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A family of models whose files look alike."""
+
+    name: str
+    title: str
+    marks: tuple[str, ...]
+    """Tensors that every single file of this kind has, and no single file of the kinds after it in the list."""
+    places: Mapping[Slot, Place]
+    latent_scale: float
+    """Of its autoencoder; a single file does not say it."""
+    cuts_text: bool = False
+    """Whether its folders leave out the last layer of the text encoder, since the model reads the one before."""
+    index: Json
+    """Of a folder's model_index.json, what is not in `places`."""
+    scheduler: Json
+    """A folder's scheduler_config.json."""
+
+    def single_config(self, config: NetworkConfig) -> NetworkConfig:
+        """A network's config, read from names and shapes, with what this kind's single files leave unsaid."""
+        return replace(config, latent_scale=self.latent_scale) if isinstance(config, VAEConfig) else config
+
+    def folder_config(self, config: NetworkConfig) -> NetworkConfig:
+        """A network's config, read from a config.json, with what this kind's folders leave unsaid."""
+        if self.cuts_text and isinstance(config, ClipTextConfig):
+            return replace(config, num_layers=config.num_layers + 1, num_cut=1)
+        return config
+
+    def for_folder(self, config: NetworkConfig) -> NetworkConfig:
+        """The config of the part of a network that a folder holds: the inverse of `folder_config`, unless it cuts."""
+        if self.cuts_text and isinstance(config, ClipTextConfig) and not config.num_cut:
+            return replace(config, num_cut=1, embed_width=None)
+        return config
+
+
+_TEXT = ("transformers", "CLIPTextModel")
+_PROJECTED = ("transformers", "CLIPTextModelWithProjection")
+_UNET_AND_VAE: Mapping[Slot, Place] = {
+    "unet": Place(prefix="model.diffusion_model.", folder="unet", peer=("diffusers", "UNet2DConditionModel")),
+    "vae": Place(prefix="first_stage_model.", folder="vae", peer=("diffusers", "AutoencoderKL")),
+}
+_NOTHING = [None, None]
+_STABLE_DIFFUSION: Json = {
+    "_class_name": "StableDiffusionPipeline",
+    "feature_extractor": _NOTHING,
+    "requires_safety_checker": False,
+    "safety_checker": _NOTHING,
+}
+_LEVELS: Json = {
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+}
+
+SD1 = Kind(
+    name="sd1",
+    title="Stable Diffusion 1",
+    marks=(),
+    places={
+        "text": Place(
+            prefix="cond_stage_model.transformer.",
+            folder="text_encoder",
+            peer=_TEXT,
+            tokenizer="tokenizer",
+        ),
+        **_UNET_AND_VAE,
+    },
+    latent_scale=0.18215,
+    index=_STABLE_DIFFUSION,
+    scheduler={"_class_name": "PNDMScheduler", **_LEVELS},
+)
+SD2 = Kind(
+    name="sd2",
+    title="Stable Diffusion 2",
+    marks=("cond_stage_model.model.ln_final.weight",),
+    places={
+        "text": Place(
+            prefix="cond_stage_model.model.",
+            names="openclip",
+            folder="text_encoder",
+            peer=_TEXT,
+            tokenizer="tokenizer",
+            pad=0,
+        ),
+        **_UNET_AND_VAE,
+    },
+    latent_scale=0.18215,
+    cuts_text=True,
+    index=_STABLE_DIFFUSION,
+    scheduler={"_class_name": "DDIMScheduler", **_LEVELS},
+)
+SD2_TURBO = replace(
+    SD2,
+    marks=("conditioner.embedders.0.model.ln_final.weight",),
+    places={**SD2.places, "text": replace(SD2.places["text"], prefix="conditioner.embedders.0.model.")},
+)
+"""As sd-turbo's single file has it: the networks of Stable Diffusion 2 under SDXL's names."""
+_TEXT2 = Place(
+    prefix="conditioner.embedders.1.model.",
+    names="openclip",
+    folder="text_encoder_2",
+    peer=_PROJECTED,
+    tokenizer="tokenizer_2",
+    pad=0,
+)
+SDXL = Kind(
+    name="sdxl",
+    title="SDXL",
+    marks=("conditioner.embedders.1.model.ln_final.weight",),
+    places={
+        "text": replace(SD1.places["text"], prefix="conditioner.embedders.0.transformer."),
+        "text2": _TEXT2,
+        **_UNET_AND_VAE,
+    },
+    latent_scale=0.13025,
+    index={
+        "_class_name": "StableDiffusionXLPipeline",
+        "feature_extractor": _NOTHING,
+        "force_zeros_for_empty_prompt": True,
+        "image_encoder": _NOTHING,
+    },
+    scheduler={
+        "_class_name": "EulerDiscreteScheduler",
+        **_LEVELS,
+        "interpolation_type": "linear",
+        "sample_max_value": 1.0,
+        "timestep_spacing": "leading",
+        "use_karras_sigmas": False,
+    },
+)
+SDXL_REFINER = replace(
+    SDXL,
+    name="sdxl-refiner",
+    title="SDXL's refiner",
+    marks=("conditioner.embedders.0.model.ln_final.weight", "model.diffusion_model.label_emb.0.0.weight"),
+    places={"text2": replace(_TEXT2, prefix="conditioner.embedders.0.model."), **_UNET_AND_VAE},
+    index={
+        **SDXL.index,
+        "_class_name": "StableDiffusionXLImg2ImgPipeline",
+        "force_zeros_for_empty_prompt": False,
+        "requires_aesthetics_score": True,
+        "text_encoder": _NOTHING,
+        "tokenizer": _NOTHING,
+    },
+)
+
+KINDS = (SDXL, SDXL_REFINER, SD2_TURBO, SD2, SD1)
+
+
+def kind_of_names(names: Container[str]) -> Kind:
+    """The kind of a single file."""
+    return next(kind for kind in KINDS if all(mark in names for mark in kind.marks))

@@ -1,0 +1,63 @@
+"""How a model was trained, as diffusers' scheduler_config.json says it: what the network predicts, over which noise."""
+
+from collections.abc import Mapping, Sequence
+from typing import TypeGuard
+
+from marmo.diffusion.denoiser import Target
+from marmo.diffusion.noise import STABLE_DIFFUSION, Betas
+
+TARGETS: Mapping[str, Target] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
+"""diffusers' names -> ours."""
+MAX_LEVELS = 10_000
+
+
+def target_from_json(scheduler: Mapping[str, object]) -> Target:
+    """What the network predicts; eps where nothing is said."""
+    name = scheduler.get("prediction_type", "epsilon")
+    if not isinstance(name, str) or name not in TARGETS:
+        raise ValueError(f"prediction_type {name!r} is not known; the types are {', '.join(TARGETS)}")
+    return TARGETS[name]
+
+
+def betas_from_json(scheduler: Mapping[str, object]) -> Betas:
+    """The noise levels; Stable Diffusion's where nothing is said."""
+    zero_snr = bool(scheduler.get("rescale_betas_zero_snr"))
+    if scheduler.get("trained_betas") is not None:
+        return _given(scheduler["trained_betas"], zero_snr)
+    start, end = scheduler.get("beta_start", STABLE_DIFFUSION.start), scheduler.get("beta_end", STABLE_DIFFUSION.end)
+    levels = scheduler.get("num_train_timesteps", STABLE_DIFFUSION.num_levels)
+    match scheduler.get("beta_schedule", "scaled_linear"), start, end, levels:
+        case "scaled_linear", float(), float(), int() if 0 < start < end < 1 < levels <= MAX_LEVELS:
+            return Betas(kind="scaled_linear", start=start, end=end, num_levels=levels, zero_snr=zero_snr)
+        case "linear", float(), float(), int() if 0 < start < end < 1 < levels <= MAX_LEVELS:
+            return Betas(kind="linear", start=start, end=end, num_levels=levels, zero_snr=zero_snr)
+        case "squaredcos_cap_v2", _, _, int() if 1 < levels <= MAX_LEVELS:
+            return Betas(kind="cosine", start=0.0, end=0.999, num_levels=levels, zero_snr=zero_snr)
+        case _:
+            raise ValueError(f"scheduler_config.json describes unknown noise levels: {dict(scheduler)}")
+
+
+def _given(values: object, zero_snr: bool) -> Betas:
+    """A table of the model's own."""
+    if not _is_table(values):
+        raise ValueError(f"trained_betas must be 2 to {MAX_LEVELS} numbers above 0 and at most 1")
+    return Betas(
+        kind="given",
+        start=values[0],
+        end=values[-1],
+        num_levels=len(values),
+        table=tuple(values),
+        zero_snr=zero_snr,
+    )
+
+
+def _is_table(values: object) -> TypeGuard[Sequence[float]]:
+    return (
+        _is_list(values)
+        and 1 < len(values) <= MAX_LEVELS
+        and all(isinstance(value, float) and 0 < value <= 1 for value in values)
+    )
+
+
+def _is_list(values: object) -> TypeGuard[Sequence[object]]:
+    return isinstance(values, list)
