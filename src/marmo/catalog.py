@@ -35,15 +35,13 @@ class Family:
     final_norm: bool
     """Whether a text encoder's final norm follows the layer that is read."""
     defaults: Defaults
-    v_side: int | None = None
-    """Pixels, where those models of the kind that predict v paint larger pictures."""
 
 
 FAMILIES: Mapping[str, Family] = {
     "sd1": Family(final_norm=True, defaults=Defaults()),
-    "sd2": Family(final_norm=True, defaults=Defaults(clip_skip=2), v_side=768),
-    "sdxl": Family(final_norm=False, defaults=Defaults(width=1024, height=1024, clip_skip=2, empty_negative="zeros")),
-    "sdxl-refiner": Family(final_norm=False, defaults=Defaults(width=1024, height=1024, clip_skip=2)),
+    "sd2": Family(final_norm=True, defaults=Defaults(clip_skip=2)),
+    "sdxl": Family(final_norm=False, defaults=Defaults(clip_skip=2, empty_negative="zeros")),
+    "sdxl-refiner": Family(final_norm=False, defaults=Defaults(clip_skip=2)),
 }
 """By the name of the checkpoint's kind."""
 _TOLD: Mapping[int, ToldKind] = {0: "nothing", 6: "size", 5: "score"}
@@ -221,11 +219,11 @@ def _check_fit(
 
 def _defaults(checkpoint: Checkpoint, family: Family, target: Target, zero_snr: bool, vae: VAEConfig) -> Defaults:
     """The model's own defaults where its file carries them, else its family's; with what is a fact of the model."""
-    own = family.defaults
+    assert checkpoint.kind is not None
+    side = checkpoint.kind.side_for(checkpoint.scheduler.get("prediction_type"))
+    own = family.defaults.model_copy(update={"width": side, "height": side})
     if zero_snr:
         own = own.model_copy(update={"schedule": "trailing"})  # Karras' levels would all lie in the noise
-    if target == "v" and family.v_side is not None:
-        own = own.model_copy(update={"width": family.v_side, "height": family.v_side})
     facts: dict[str, object] = {"size_multiple": vae.factor, "prediction": target, "zero_snr": zero_snr}
     if checkpoint.index.get("force_zeros_for_empty_prompt") is not None:
         facts["empty_negative"] = "zeros" if checkpoint.index["force_zeros_for_empty_prompt"] else "encoded"

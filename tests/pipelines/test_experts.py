@@ -1,5 +1,6 @@
 """A model and its refiner on one way, models read in another way, and an autoencoder that overflows."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -170,7 +171,12 @@ def test_pure_noise_shows_no_eps(files: dict[FamilyName, Path]):
 def test_defaults_follow_the_family(files: dict[FamilyName, Path], tmp_path: Path):
     checkpoint = random_checkpoint(tmp_path / "bare", family="sd2", scheduler={"prediction_type": "v_prediction"})
     (checkpoint / "marmo.json").unlink()
-    v, sdxl = catalog.find(checkpoint).defaults, catalog.FAMILIES["sdxl"].defaults
+    config = json.loads((checkpoint / "unet" / "config.json").read_text())
+    assert config["sample_size"] == 96  # by which diffusers paints 768 x 768
+    v = catalog.find(checkpoint).defaults
+    bare = random_checkpoint(tmp_path / "xl", family="sdxl")
+    (bare / "marmo.json").unlink()
+    sdxl = catalog.find(bare).defaults
     assert (v.width, v.height, v.clip_skip, v.empty_negative, v.prediction) == (768, 768, 2, "encoded", "v")
     assert (sdxl.width, sdxl.clip_skip, sdxl.empty_negative) == (1024, 2, "zeros")
     assert catalog.find(checkpoint, zero_snr=True).defaults.schedule == "trailing"

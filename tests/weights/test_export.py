@@ -237,6 +237,8 @@ def test_other_kinds_go_to_a_folder_and_back(tmp_path: Path, family: FamilyName)
     write_folder(open_checkpoint(path), tmp_path / "folder")
     folder = open_checkpoint(tmp_path / "folder")
     assert folder.kind == open_checkpoint(path).kind
+    said = json.loads((tmp_path / "folder" / "unet" / "config.json").read_text())
+    assert said["sample_size"] == {"sd2": 64, "sdxl": 128, "sdxl-refiner": 128}[family]
     write_single_file(folder, tmp_path / "back.safetensors")
     write_folder(open_checkpoint(tmp_path / "back.safetensors"), tmp_path / "again")
     assert digests(tmp_path / "again") == digests(tmp_path / "folder")

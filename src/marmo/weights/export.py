@@ -40,6 +40,9 @@ NOISE = (
 FILLED = ("num_cut", "embed_width")
 """What a reader of a single file will believe to be there, since it is filled in."""
 
+PIXELS = 8
+"""Per latent, in diffusers' `sample_size` of a whole model."""
+
 FILLER_KEY = "marmo.filler"
 """Names, in a single file's metadata, the tensors that stand for weights which a folder had left out."""
 
@@ -77,18 +80,19 @@ def write_folder(
     if kind is None:
         _write_alone(checkpoint, folder, dtype, max_shard_bytes, variant)
         return
+    scheduler = _scheduler(checkpoint, kind)
     for slot, part in checkpoint.parts.items():
         bare = replace(part.tensors, metadata={})  # METADATA_FILE has it
         config = kind.for_folder(part.config)
         kept = Part(part.form, config, only(bare, expected(config)))
-        _write_component(kept, folder / kind.places[slot].folder, dtype, max_shard_bytes, variant)
+        said = {"sample_size": kind.side_for(scheduler.get("prediction_type")) // PIXELS} if slot == "unet" else {}
+        _write_component(kept, folder / kind.places[slot].folder, dtype, max_shard_bytes, variant, said)
     for slot, place in kind.places.items():
         if place.tokenizer is not None:
             _tokenizer(checkpoint, slot).save(folder / place.tokenizer)
     metadata = {key: value for key, value in checkpoint.metadata.items() if key != FILLER_KEY}
     if metadata:
         _write_json(folder / METADATA_FILE, metadata, sort=False)
-    scheduler = _scheduler(checkpoint, kind)
     _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     _write_json(folder / "model_index.json", _index(checkpoint, kind, scheduler))  # last: without it none is finished
 
@@ -133,13 +137,23 @@ def _index(checkpoint: Checkpoint, kind: Kind, scheduler: Json) -> Json:
 
 
 def _write_component(
-    part: Part, folder: Path, dtype: torch.dtype | None, max_shard_bytes: int, variant: str | None
+    part: Part,
+    folder: Path,
+    dtype: torch.dtype | None,
+    max_shard_bytes: int,
+    variant: str | None,
+    said: Json | None = None,
 ) -> None:
+    """One network's folder.
+
+    Args:
+        said: what its config.json shall say beside the config.
+    """
     to_json = written(part.network, "diffusers").to_json
     assert to_json is not None
     tensors, stem = _foreign(part, "diffusers", dtype), STEMS.get(part.network, "diffusion_pytorch_model")
     write_sharded(folder, stem, tensors, max_shard_bytes, variant)
-    _write_json(folder / "config.json", to_json(part.config))
+    _write_json(folder / "config.json", {**to_json(part.config), **(said or {})})
 
 
 def _single(checkpoint: Checkpoint, slot: Slot, dtype: torch.dtype | None) -> Tensors:
