@@ -385,6 +385,21 @@ def test_a_replay_finds_a_folder_by_its_hashes(
 
 
 @pytest.mark.long
+def test_a_replay_with_a_refiner_and_a_model_read_otherwise(marmo: Command, tmp_path: Path):
+    base = random_checkpoint(tmp_path / "base.safetensors", family="sdxl")
+    refiner = random_checkpoint(tmp_path / "refiner.safetensors", family="sdxl-refiner")
+    said = marmo(
+        "generate", "a red fox", "--model", base, "--refiner.model", refiner, "--refiner.switch", "0.5",
+        "--told.crop-left", "8", "--prediction", "v", "--name", "fox", "--output", tmp_path, *SMALL,
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    record = read_record(tmp_path / "fox.png")
+    assert (record.request.prediction, record.request.refiner.model) == ("v", "refiner.safetensors")
+    assert list(record.weights) == ["base.safetensors", "refiner/refiner.safetensors"]
+    assert marmo("replay", tmp_path / "fox.png") == Said(0, "identical: every pixel is the same\n", "")
+
+
+@pytest.mark.long
 def test_a_replay_with_another_model_differs(picture: Path, marmo: Command, tmp_path: Path):
     other = random_checkpoint(tmp_path / "other.safetensors", seed=1)
     said = marmo("replay", picture, "--model", other)
@@ -508,7 +523,7 @@ def test_a_changed_picture_differs(picture: Path, marmo: Command):
 def test_inspect(marmo: Command, stand_in: Path):
     said = marmo("inspect", stand_in)
     assert said.out == (
-        f"{stand_in}: single file, 10.3 MB\n"
+        f"{stand_in}: single file, Stable Diffusion 1 that predicts eps, 10.3 MB\n"
         "  text              3,267,136 parameters  float16\n"
         "  unet                803,204 parameters  float16\n"
         "  vae               1,028,935 parameters  float16\n"
@@ -517,9 +532,28 @@ def test_inspect(marmo: Command, stand_in: Path):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize(
+    ("family", "scheduler", "said"),
+    [
+        ("sd2", {}, "single file, Stable Diffusion 2 that predicts eps, "),
+        ("sdxl", {"prediction_type": "v_prediction"}, "single file, SDXL that predicts v, "),
+        (
+            "sdxl-refiner",
+            {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True},
+            "single file, SDXL's refiner that predicts v, trained up to pure noise, ",
+        ),
+    ],
+)
+def test_inspect_tells_the_kind(marmo: Command, tmp_path: Path, family: str, scheduler: dict[str, object], said: str):
+    path = random_checkpoint(tmp_path / "model.safetensors", family=family, scheduler=scheduler)
+    assert marmo("inspect", path).out.startswith(f"{path}: {said}")
+    told = json.loads(marmo("inspect", path, "--json").out)
+    assert told["kind"] == family and told["zero_snr"] == ("rescale_betas_zero_snr" in scheduler)
+
+
 def test_inspect_with_hashes(marmo: Command, stand_in_folder: Path):
     lines = marmo("inspect", stand_in_folder, "--hash").out.splitlines()
-    assert lines[0] == f"{stand_in_folder}: diffusers folder, 10.2 MB"
+    assert lines[0] == f"{stand_in_folder}: diffusers folder, Stable Diffusion 1 that predicts eps, 10.2 MB"
     assert len(lines) == 7 and all(re.fullmatch(r"  sha256 [0-9a-f]{64}  \S+", line) for line in lines[4:])
 
 

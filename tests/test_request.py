@@ -257,14 +257,14 @@ def test_a_variation_draws_its_seed_and_refuses_one_that_cannot_act():
     whole = ImageRequest(variation=Variation(strength=0.1)).resolve(Defaults())
     assert whole.variation.seed is not None
     assert ImageRequest().resolve(Defaults()).variation == Variation()
-    with pytest.raises(ValueError, match="variation.seed needs a variation.strength above 0"):
+    with pytest.raises(ValueError, match=r"variation\.seed needs a variation\.strength above 0"):
         ImageRequest(variation=Variation(seed=3)).resolve(Defaults())
-    with pytest.raises(ValueError, match="variation.seed .* leaves no room for 2 pictures"):
+    with pytest.raises(ValueError, match=r"variation\.seed .* leaves no room for 2 pictures"):
         ImageRequest(variation=Variation(seed=MAX_SEED, strength=0.1), num_images=2).resolve(Defaults())
 
 
 def test_tcd_takes_a_share_for_its_eta():
-    with pytest.raises(ValueError, match="eta is a share of the time for tcd, 0 to 1, not 1.5"):
+    with pytest.raises(ValueError, match=r"eta is a share of the time for tcd, 0 to 1, not 1\.5"):
         ImageRequest(sampler="tcd", eta=1.5).resolve(Defaults())
 
 

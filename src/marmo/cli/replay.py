@@ -137,8 +137,10 @@ class Replay:
         others = {name.removeprefix(REFINER): digest for name, digest in record.weights.items() if name not in own}
         refiner = record.request.refiner
         if refiner.model is not None:
-            refiner = refiner.model_copy(update={"model": str(self.refiner or _find_model(others))})
-        return record.request.model_copy(update={"model": str(self.model or _find_model(own)), "refiner": refiner})
+            refiner = refiner.model_copy(update={"model": str(self.refiner or _find_model(others, "--refiner"))})
+        return record.request.model_copy(
+            update={"model": str(self.model or _find_model(own, "--model")), "refiner": refiner}
+        )
 
     def _tell(self, difference: Difference, changed: list[str]) -> None:
         if self.json:
@@ -159,7 +161,7 @@ def compare(before: Image.Image, after: Image.Image) -> Difference:
     return Difference(not error, int(apart.max()), float(np.mean(apart > 0)), psnr)
 
 
-def _find_model(weights: Mapping[str, str]) -> Path:
+def _find_model(weights: Mapping[str, str], flag: str) -> Path:
     """A file or folder on this machine with these weights of a record, all of them."""
     from marmo.weights.fingerprint import file_hash, find_files
 
@@ -171,9 +173,7 @@ def _find_model(weights: Mapping[str, str]) -> Path:
             if all(file.is_file() and file_hash(file) == wanted for file, wanted in files.items()):
                 return root
     names = ", ".join(f"{name} (sha256 {digest[:10]}...)" for name, digest in weights.items())
-    raise ValueError(
-        f"the weights are not known on this machine: {names}; say where they are with --model or --refiner"
-    )
+    raise ValueError(f"the weights are not known on this machine: {names}; say where they are with {flag}")
 
 
 def old_hash(path: Path) -> str:

@@ -198,4 +198,4 @@ def _aligned(levels: tuple[float, ...], table: NoiseTable, steps: int) -> Tensor
             f"{float(table.sigmas[-1]):g}; use karras"
         )
     places = np.linspace(0, len(levels) - 1, steps + 1)[:-1]
-    return torch.from_numpy(np.exp(np.interp(places, np.arange(len(levels)), np.log(levels))))
+    return torch.as_tensor(np.exp(np.interp(places, np.arange(len(levels)), np.log(levels))))

@@ -16,7 +16,7 @@ from marmo.models.tiny_decoder import TinyDecoder
 from marmo.pipelines import first_stage
 from marmo.pipelines.card import LatentCard
 from marmo.pipelines.events import Event, Result, Stage, Step
-from marmo.pipelines.experts import Expert, check_model, check_refiner, chosen, hand_over, refining
+from marmo.pipelines.experts import Expert, check_model, check_refiner, check_told, chosen, hand_over, refining
 from marmo.pipelines.painter import Painter, resolved
 from marmo.pipelines.pixels import to_pictures, to_tensor
 from marmo.pipelines.preview import linear_preview, tiny_preview
@@ -99,6 +99,7 @@ class LatentDiffusion(Painter):
     def resolve(self, request: ImageRequest) -> ImageRequest:
         """The request with nothing left open; see `ImageRequest.resolve`.  Another model's request is refused."""
         check_model(request, self.card, None if self.refiner is None else self.refiner.card)
+        check_told(request, [painter.card for painter in self.painters[: 2 if request.refiner.model else 1]])
         return self._sized(request).resolve(self.card.defaults)
 
     def sigmas(self, request: ImageRequest) -> Tensor:

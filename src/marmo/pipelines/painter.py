@@ -155,7 +155,7 @@ def resolved(value: T | None) -> T:
 
 
 def _tower(card: TowerCard) -> Tower:
-    return Tower(ClipText(card.config), card.pad, card.final_norm)
+    return Tower(ClipText(card.config), card.pad, card.final_norm, card.pools)
 
 
 def _calls(conditions: Sequence[Condition], most: int) -> Iterator[slice]:
