@@ -29,7 +29,7 @@ def a1111_parts(prompt: str) -> tuple[Part, ...]:
 def default_parts(prompt: str) -> tuple[Part, ...]:
     """Only outside of brackets; without AND a number behind a colon is text."""
     marks = prompt.translate(FULL_WIDTH)
-    cuts = _outer_cuts(marks) if "AND" in prompt else []
+    cuts = _outer_cuts(marks) if "AND" in prompt else ()
     if not cuts:
         return whole(prompt)
     starts = [0, *(cut + len("AND") for cut in cuts)]
