@@ -104,19 +104,28 @@ def test_every_field_is_a_flag(generate: Command, stand_in: Path, tmp_path: Path
     flags = (
         "--negative-prompt", "dark", "--sampler", "ddim", "--schedule", "leading", "--guidance-scale", "3.5",
         "--guidance.rescale", "0.7", "--guidance.low-sigma", "0.1", "--guidance.high-sigma", "9", "--eta", "0.3",
-        "--num-images", "2", "--noise-source", "torch-cpu", "--init-image", tmp_path / "in.png", "--strength", "0.6",
+        "--num-images", "2", "--noise-source", "philox", "--variation.seed", "9", "--variation.strength", "0.2",
+        "--discard-penultimate", "--init-image", tmp_path / "in.png", "--strength", "0.6",
         "--start", "a1111", "--clip-skip", "2", "--format", "webp", "--name", "fox-{index}",
     )  # fmt: skip
     assert generate(*flags).code == 0
     assert files(tmp_path / "out") == ["fox-0.webp", "fox-1.webp"]
     request = read_record(tmp_path / "out" / "fox-1.webp").request
-    assert request.model_dump(exclude={"guidance"}) == {
+    assert request.model_dump(exclude={"guidance", "variation"}) == {
         "prompt": "a red fox", "negative_prompt": "dark", "model": "stand-in.safetensors", "width": 64, "height": 48,
         "steps": 2, "sampler": "ddim", "schedule": "leading", "guidance_scale": 3.5, "eta": 0.3, "seed": 7,
-        "num_images": 2, "noise_source": "torch-cpu", "init_image": None, "strength": 0.6, "start": "a1111",
-        "clip_skip": 2,
+        "num_images": 2, "noise_source": "philox", "discard_penultimate": True, "init_image": None,
+        "strength": 0.6, "start": "a1111", "clip_skip": 2,
     }  # fmt: skip
     assert request.guidance.model_dump() == {"rescale": 0.7, "low_sigma": 0.1, "high_sigma": 9.0}
+    assert request.variation.model_dump() == {"seed": 9, "strength": 0.2}
+
+
+@pytest.mark.long
+def test_names_of_other_programs_are_understood(generate: Command, tmp_path: Path):
+    assert generate("--sampler", "DPM++ 2M SDE Karras", "--name", "fox").code == 0
+    request = read_record(tmp_path / "out" / "fox.png").request
+    assert (request.sampler, request.schedule) == ("dpmpp_2m_sde", "karras")
 
 
 @pytest.mark.long
@@ -161,7 +170,7 @@ def test_an_estimate_paints_nothing(generate: Command, tmp_path: Path):
         (["--seed", str(2**63 - 1), "--num-images", "2"], "leaves no room for 2 pictures"),
         (["--num-images", "65"], "num_images: must be less than or equal to 64, not 65"),
         (["--guidance-scale", "nan"], "guidance_scale: must be a finite number, not nan"),
-        (["--sampler", "eular_a"], "sampler: 'eular_a' does not exist; did you mean euler or euler_ancestral? "),
+        (["--sampler", "eular_a"], "sampler: 'eular_a' does not exist; did you mean euler or euler_ancestral or "),
         (["--schedule", "karas"], "schedule: 'karas' does not exist; did you mean karras? the names are normal"),
         (["--eta", "1"], "eta means nothing to dpmpp_2m"),
         (["--strength", "0.5"], "strength needs an init_image to leave"),

@@ -246,11 +246,18 @@ def test_names_of_other_programs_become_ours(said: dict[str, object], sampler: s
 # variation
 
 
-def test_pictures_of_a_variation_share_their_seed():
-    plain = ImageRequest(seed=5, num_images=3)
-    varied = plain.model_copy(update={"variation": Variation(seed=9, strength=0.2)})
-    assert [plain.picture_seed(image) for image in range(3)] == [5, 6, 7]
-    assert [varied.picture_seed(image) for image in range(3)] == [5, 5, 5]
+@pytest.mark.parametrize(
+    ("fields", "seeds"),
+    [
+        ({}, [5, 6, 7]),
+        ({"variation": {"seed": 9, "strength": 0.2}}, [5, 5, 5]),
+        ({"noise_source": "comfy"}, [5, 5, 5]),
+        ({"noise_source": "philox"}, [5, 6, 7]),
+    ],
+)
+def test_pictures_have_seeds_of_their_own_or_share_one(fields: dict[str, object], seeds: list[int]):
+    request = ImageRequest.model_validate({"seed": 5, "num_images": 3, **fields})
+    assert [request.picture_seed(image) for image in range(3)] == seeds
 
 
 def test_a_variation_draws_its_seed_and_refuses_one_that_cannot_act():

@@ -188,10 +188,11 @@ class ImageRequest(Schema):
         default=None, ge=1, le=1000, description="Noise levels visited from pure noise to picture"
     )
     sampler: Annotated[SamplerName, BeforeValidator(_read_sampler)] | None = Field(
-        default=None, description="The solver that walks down the noise levels"
+        default=None,
+        description="The solver that walks down the noise levels; other programs' names are understood",
     )
     schedule: Annotated[ScheduleName, BeforeValidator(_read_schedule)] | None = Field(
-        default=None, description="How the noise levels are spaced"
+        default=None, description="How the noise levels are spaced; other programs' names are understood"
     )
     discard_penultimate: bool = Field(
         default=False,
@@ -207,7 +208,7 @@ class ImageRequest(Schema):
         default=None,
         ge=0,
         le=MAX_SEED,
-        description="The first picture's seed; picture i has seed + i, but with a variation they all have this one",
+        description="Picture i has seed + i; with a variation, or noise from comfy, all have this one",
     )
     variation: Variation = Field(default=Variation(), description="Start noise between that of two seeds")
     num_images: int = Field(default=1, ge=1, le=64, description="Pictures to make")
@@ -245,7 +246,8 @@ class ImageRequest(Schema):
     def picture_seed(self, image: int) -> int:
         """The seed of one of a resolved request's pictures, counted from 0."""
         assert self.seed is not None, "the request is not resolved"
-        return self.seed if self.variation.strength else self.seed + image
+        one_for_all = self.variation.strength or self.noise_source == "comfy"
+        return self.seed if one_for_all else self.seed + image
 
     def resolve(self, defaults: "Defaults") -> "ImageRequest":
         """The same request with nothing left open.

@@ -108,6 +108,17 @@ def test_our_own_infotext_comes_back(start: str, syntax: str):
     assert (foreign.request, foreign.lost, foreign.program) == (request, (), "marmo 0.1.0")
 
 
+def test_a_strangers_text_steers_no_terminal():
+    foreign = a1111("Evil: \x1b[31mred\r, Model: \x1b]0;x\x07")
+    assert (foreign.lost, foreign.model) == (("Evil:  [31mred ",), " ]0;x ")
+
+
+def test_an_infotext_without_a_seed_is_none():
+    with pytest.raises(ValueError, match="holds no parameters of A1111"):
+        read_a1111("fox\nPostprocess upscale by: 4, Postprocess upscaler: Lanczos, Postprocess GFPGAN: 1")
+    assert read_a1111("fox\nSteps: 20, CFG scale: 7, Seed: 1").request.sampler is None
+
+
 # ComfyUI
 
 

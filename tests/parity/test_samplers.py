@@ -83,7 +83,7 @@ class Case:
     options: tuple[tuple[str, object], ...]
     schedule: str | None
     steps: tuple[int, int] = (10, 25)
-    """With a v network and with an eps network."""
+    """With a v network and with an eps network; 0 for not at all."""
 
     def __str__(self):
         spacing = dict(self.options)["timestep_spacing"]

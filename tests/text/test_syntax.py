@@ -1,4 +1,4 @@
-"""The default language, and what holds for every language: full width, fixes, limits, linear time.
+"""The default syntax, and what holds for every syntax: full width, fixes, limits, linear time.
 
 How A1111 and ComfyUI read prompts, test_golden.py compares with their own code.
 """
@@ -51,7 +51,7 @@ def said(prompt: str, steps: int = 10) -> list[str]:
     return [plan.at(step, steps) for step in range(1, steps + 1)]
 
 
-# The default language
+# The default syntax
 
 
 def test_weights():
@@ -213,7 +213,7 @@ def test_any_text_is_read_or_refused(text: str, name: SyntaxName):
 @given(SOUP)
 @settings(max_examples=200)
 def test_no_character_but_marks_is_lost(text: str):
-    """What the default language keeps of a text is the text without marks, numbers and breaks."""
+    """What the default syntax keeps of a text is the text without marks, numbers and breaks."""
     letters = [character for section in default_sections(text) for part, _ in section for character in part]
     assert [it for it in letters if it in "afox"] == [it for it in text if it in "afox"]
 

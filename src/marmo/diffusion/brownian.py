@@ -49,7 +49,7 @@ class BrownianTree:
         (first,) = np.random.SeedSequence(seed, pool_size=POOL).generate_state(1)
         whole = draw(int(first)) * math.sqrt(high - low)
         self.root = _Piece(round(low, DIGITS), round(high, DIGITS), 0, 0, whole)
-        self.halves = lru_cache(maxsize=64)(self._halves)  # the next interval begins where this one ends
+        self.halves = lru_cache(maxsize=48)(self._halves)  # the next interval begins where this one ends
 
     def __call__(self, start: float, end: float) -> Tensor:
         """The path's increment from `start` to `end`, start < end; what lies outside the path is cut off."""

@@ -50,6 +50,12 @@ def as_request(fields: Mapping[str, object], program: str) -> ImageRequest:
         raise ValueError(f"{program}'s description cannot be painted: {explain(error)}") from None
 
 
+def short(text: str, length: int = 80) -> str:
+    """A stranger's text as a part of a sentence: one line, without characters that would steer a terminal."""
+    line = "".join(character if character.isprintable() else " " for character in text[: length + 1])
+    return line if len(line) <= length else line[: length - 3] + "..."
+
+
 def read_json(text: str, what: str) -> dict[str, Json]:
     """A JSON object; `ValueError` in one sentence for anything else."""
     if len(text) > MAX_JSON_LENGTH:

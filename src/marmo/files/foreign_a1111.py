@@ -7,7 +7,7 @@ Keys and the meaning of absent ones are those of A1111 1.10 (`modules/infotext_u
 import re
 from collections.abc import Callable, Mapping
 
-from marmo.files.foreign import Foreign, as_request, number, whole_number
+from marmo.files.foreign import Foreign, as_request, number, short, whole_number
 from marmo.files.infotext import Infotext, parse_infotext
 from marmo.solver_names import A1111_DISCARDS, ETA, read_solver
 
@@ -64,39 +64,41 @@ GPU_NOISE = (
 def read_a1111(text: str) -> Foreign:
     """Infotext as a request; `ValueError`, in one sentence, for text without parameters and for what cannot be."""
     info = parse_infotext(text)
-    if not info.pairs:
-        raise ValueError("the text holds no parameters of A1111: its last line has fewer than three pairs")
+    if "Seed" not in info.pairs:
+        raise ValueError("the text holds no parameters of A1111, in whose last line stand a seed and two more pairs")
     fields = _fields(info)
-    lost = [_short(f"{key}: {value}") for key, value in info.pairs.items() if key not in READ and not _same(key, value)]
+    lost = [short(f"{key}: {value}") for key, value in info.pairs.items() if key not in READ and not _same(key, value)]
     eta = info.pairs.get("Eta DDIM" if fields["sampler"] == "ddim" else "Eta")
     if eta is not None and fields["sampler"] in ETA:
         fields["eta"] = number(eta, "Eta")
     elif eta is not None:
-        lost.append(f"Eta: {eta}"[:80])
+        lost.append(short(f"Eta: {eta}"))
     return Foreign(
         _program(info.pairs.get("Version", "")),
         as_request(fields, "A1111"),
         tuple(lost),
         tuple(_notes(info)),
-        info.pairs.get("Model"),
-        info.pairs.get("Model hash"),
+        short(info.pairs["Model"]) if "Model" in info.pairs else None,
+        short(info.pairs["Model hash"], 64) if "Model hash" in info.pairs else None,
     )
 
 
 def _fields(info: Infotext) -> dict[str, object]:
     pairs = info.pairs
-    solver = read_solver(pairs.get("Sampler", "Euler"), pairs.get("Schedule type", "Automatic"))
+    solver = read_solver(pairs["Sampler"], pairs.get("Schedule type", "Automatic")) if "Sampler" in pairs else None
     is_hires = any(key.startswith("Hires ") for key in pairs)  # whose strength it then is
     strength = None if is_hires else _read(pairs, "Denoising strength", number)
-    discards = solver.sampler in A1111_DISCARDS or pairs.get("Discard penultimate sigma") == "True"
+    discards = (solver is not None and solver.sampler in A1111_DISCARDS) or pairs.get(
+        "Discard penultimate sigma"
+    ) == "True"
     is_centred = pairs.get("SGM noise multiplier") == "True" and strength is None
     return {
         "prompt": info.prompt,
         "negative_prompt": info.negative_prompt,
         "prompt_syntax": pairs.get("Prompt syntax", "a1111"),
         "steps": _read(pairs, "Steps", whole_number),
-        "sampler": solver.sampler,
-        "schedule": solver.schedule,
+        "sampler": solver.sampler if solver else None,
+        "schedule": solver.schedule if solver else None,
         "discard_penultimate": discards,
         "guidance_scale": _read(pairs, "CFG scale", number),
         "seed": _read(pairs, "Seed", whole_number),
@@ -155,9 +157,6 @@ def _version(text: str) -> tuple[int, int, int, int] | None:
 
 def _program(version: str) -> str:
     if version.startswith("f"):
-        return f"Forge {version}"[:60]
-    return f"A1111 {version}".strip()[:60] if version[:1] in ("", "v") or version[:1].isdigit() else version[:60]
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 80 else text[:77] + "..."
+        return short(f"Forge {version}")
+    is_own = version[:1] in ("", "v") or version[:1].isdigit()
+    return short(f"A1111 {version}".strip() if is_own else version)

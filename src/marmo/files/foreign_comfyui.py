@@ -7,10 +7,11 @@ model.  A node that Marmo does not know is named; where it passes on what it was
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from marmo.files.foreign import Foreign, Json, as_request, number, read_json, whole_number
+from marmo.files.foreign import Foreign, Json, as_request, number, read_json, short, whole_number
 from marmo.solver_names import COMFYUI_DISCARDS, read_solver
 
-MAX_NODES = 5_000
+PART = (("start_at_step", 0), ("end_at_step", 10_000))
+MAX_NODES = 1_000
 SAMPLERS = ("KSampler", "KSamplerAdvanced")
 OUTPUTS = ("SaveImage", "PreviewImage")
 PASSED_ON = ("conditioning", "model", "clip", "latent", "samples", "pixels", "image", "images")
@@ -26,7 +27,7 @@ class Node:
     inputs: Mapping[str, Json]
 
     def text(self) -> str:
-        return f"node {self.id[:20]} ({self.kind[:60]})"
+        return short(f"node {self.id[:20]} ({self.kind[:60]})", 90)
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Graph:
         source = self.source(node, name)
         while source is not None and source.kind not in kinds and source.id not in seen:
             seen.add(source.id)
-            self._lose(f"{source.text()}")
+            self._lose(source.text())
             source = next(filter(None, (self.source(source, passed) for passed in PASSED_ON)), None)
         return source if source is not None and source.kind in kinds else None
 
@@ -80,7 +81,7 @@ def read_comfyui(text: str) -> Foreign:
     name = graph.value(loader, "ckpt_name") if loader else None
     graph.lost += _unused(graph)
     return Foreign(
-        "ComfyUI", as_request(fields, "ComfyUI"), tuple(graph.lost), _notes(fields), str(name)[:200] if name else None
+        "ComfyUI", as_request(fields, "ComfyUI"), tuple(graph.lost), _notes(fields), short(str(name)) if name else None
     )
 
 
@@ -148,13 +149,10 @@ def _name(graph: Graph, sampler: Node, name: str) -> str:
 
 def _check_part(graph: Graph, sampler: Node, steps: int) -> None:
     """KSamplerAdvanced may walk a part of the way."""
-    start, end = (whole_number(sampler.inputs.get(name, default), name) for name, default in _PART)
+    start, end = (whole_number(sampler.inputs.get(name, default), name) for name, default in PART)
     switches = sampler.inputs.get("add_noise", "enable"), sampler.inputs.get("return_with_leftover_noise", "disable")
     if start > 0 or end < steps or switches != ("enable", "disable"):
         graph.lost.append(f"start_at_step, end_at_step, add_noise and return_with_leftover_noise of {sampler.text()}")
-
-
-_PART = (("start_at_step", 0), ("end_at_step", 10_000))
 
 
 def _share(steps: int, all_steps: int) -> float:

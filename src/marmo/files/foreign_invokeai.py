@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable
 
-from marmo.files.foreign import Foreign, Json, as_request, number, read_json, whole_number
+from marmo.files.foreign import Foreign, Json, as_request, number, read_json, short, whole_number
 from marmo.solver_names import read_solver
 
 READ = frozenset(
@@ -57,13 +57,13 @@ def read_invokeai(text: str) -> Foreign:
     ]
     model = data.get("model")
     name = model.get("name") if isinstance(model, dict) else None
-    version = str(data.get("app_version") or "")[:40]
+    version = str(data.get("app_version") or "")
     return Foreign(
-        f"InvokeAI {version}".strip(),
+        short(f"InvokeAI {version}".strip()),
         as_request(_fields(data, mode), "InvokeAI"),
         tuple(lost),
         tuple(_notes(data)),
-        name[:200] if isinstance(name, str) else None,
+        short(name) if isinstance(name, str) else None,
     )
 
 
@@ -112,5 +112,4 @@ def _notes(data: dict[str, Json]) -> list[str]:
 
 
 def _named(key: str, value: Json) -> str:
-    text = f"{key}: {json.dumps(value, ensure_ascii=False)}"
-    return text if len(text) <= 80 else text[:77] + "..."
+    return short(f"{key}: {json.dumps(value, ensure_ascii=False)}")

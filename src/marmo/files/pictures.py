@@ -113,10 +113,7 @@ def read_description(path: Path) -> Record | Foreign:
 
 
 def find_foreign(stream: BinaryIO) -> Foreign:
-    """What another program wrote into an open picture file.
-
-    A program's own form goes before infotext, which many programs add.
-    """
+    """What another program wrote into an open picture file; its own form goes before infotext, which many add."""
     texts = _texts(_open(stream))
     for key, read in READERS.items():
         if key in texts:

@@ -64,8 +64,8 @@ class Clock:
 
     def step(self, index: int, sigma: float) -> int:
         if not self.answers:
-            return index + 1
-        is_second = self.answers == 2 and sigma != self.sigmas[index]
+            return min(index + 1, self.total)
+        is_second = self.answers == 2 and sigma != self.sigmas[min(index, len(self.sigmas) - 1)]
         return min(max(self.answers * index + is_second, 1), self.total)
 
 

@@ -29,7 +29,7 @@ def a1111_parts(prompt: str) -> tuple[Part, ...]:
 def default_parts(prompt: str) -> tuple[Part, ...]:
     """Only outside of brackets; without AND a number behind a colon is text."""
     marks = prompt.translate(FULL_WIDTH)
-    cuts = _outer_ands(marks)
+    cuts = _outer_cuts(marks) if "AND" in prompt else ()
     if not cuts:
         return whole(prompt)
     starts = [0, *(cut + len("AND") for cut in cuts)]
@@ -42,21 +42,21 @@ def whole(prompt: str) -> tuple[Part, ...]:
     return (Part(prompt, 1.0),)
 
 
-def _outer_ands(marks: str) -> Sequence[int]:
+def _outer_cuts(marks: str) -> Sequence[int]:
     """Where the ANDs outside of paired brackets stand."""
-    ands: list[int] = []
+    words: list[int] = []
     brackets: list[tuple[str, int]] = []
     for mark in DEFAULT_MARK.finditer(marks):
         match mark[0]:
             case "AND":
-                ands.append(mark.start())
+                words.append(mark.start())
             case "(" | "[" as opener:
-                brackets.append((opener, len(ands)))
+                brackets.append((opener, len(words)))
             case ")" | "]" as closer if brackets and brackets[-1][0] == CLOSES[closer]:
-                del ands[brackets.pop()[1] :]  # these stood inside
+                del words[brackets.pop()[1] :]  # these stood inside
             case _:
                 pass
-    return ands
+    return words
 
 
 def _weighted(text: str, marks: str) -> Part:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 FULL_WIDTH = str.maketrans("（）［］：｜．", "()[]:|.")
-"""Chinese punctuation that the default language reads as the marks that it looks like, one for one."""
+"""Chinese punctuation that the default syntax reads as the marks that it looks like, one for one."""
 
 MARK = re.compile(r"\\[^\n]|[()\[\]:|\\]")
 WHEN = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
@@ -88,7 +88,7 @@ class Plan:
 
 
 def default_plan(text: str) -> Plan:
-    """The default language: Chinese punctuation too, and a `|` or a backslash that means nothing here is text."""
+    """The default syntax: Chinese punctuation too, and a `|` or a backslash that means nothing here is text."""
     plan, _ = _read(text, text.translate(FULL_WIDTH))
     return plan
 

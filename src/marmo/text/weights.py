@@ -56,7 +56,7 @@ class _Fragment:
 
 
 def default_sections(text: str) -> Sections:
-    """The default language: Chinese punctuation too; a bracket without a partner is text; BREAK acts anywhere."""
+    """The default syntax: Chinese punctuation too; a bracket without a partner is text; BREAK acts anywhere."""
     scan = _Scan(DEFAULT_BREAK)
     scan.read(text, text.translate(FULL_WIDTH))
     for span, opener in scan.unpaired():

@@ -58,13 +58,11 @@ def plms(x: Tensor, sigmas: Tensor) -> Sampling:
     refuse_capped("plms", sigmas)
     slopes: list[Tensor] = []
     for index, (s, t) in enumerate(pairwise(sigmas)):
-        if not slopes:
-            slopes = [(x - (yield Query(x, s, index)).x0) / s]
+        slopes = [(x - (yield Query(x, s, index)).x0) / s, *slopes[:3]]
+        if len(slopes) == 1:
             x = yield from _trapezoid(x, slopes[0], s, t, index)
         else:
-            slopes = [(x - (yield Query(x, s, index)).x0) / s, *slopes[:3]]
-            weights = EVEN_WEIGHTS[len(slopes)]
-            x = x + (t - s) * weighted_sum(weights, slopes)
+            x = x + (t - s) * weighted_sum(EVEN_WEIGHTS[len(slopes)], slopes)
     return x
 
 
