@@ -72,7 +72,7 @@ def test_the_folder(tmp_path):
     assert json.loads((tmp_path / "config.json").read_bytes())["lr"] == 0.01
     assert json.loads((tmp_path / "done.json").read_bytes())["images"] == 40
     assert {path.name for path in tmp_path.iterdir()} == {
-        "checkpoints", "config.json", "done.json", "log.jsonl", "tensorboard",
+        ".lock", "checkpoints", "config.json", "done.json", "log.jsonl", "tensorboard",
     }  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def test_a_run_that_fails_is_not_done(tmp_path):
 def test_what_is_not_finite_ends_the_run(tmp_path):
     config = Config(folder=tmp_path)
     with start(config) as run, pytest.raises(ValueError, match=r"loss is nan after \d+ images; try a lower"):
-        state = main(replace(config, images=8))
+        state = main(replace(config, folder=tmp_path / "other", images=8))
         run.log(state, loss=float("nan"))
 
 

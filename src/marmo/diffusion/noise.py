@@ -50,8 +50,8 @@ class Betas:
         alphas = torch.cumprod(1 - self.values(), dim=0)
         if self.zero_snr:
             roots = alphas.sqrt()
-            alphas = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
-        return alphas.clamp(min=LEAST_ALPHA)
+            alphas = (((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2).clamp(min=LEAST_ALPHA)
+        return alphas
 
 
 STABLE_DIFFUSION = Betas(kind="scaled_linear", start=0.00085, end=0.012)
