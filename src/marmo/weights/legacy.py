@@ -180,7 +180,12 @@ def _place(name: str, entry: Json, num_bytes: int) -> Place:
 
 
 def _read(data: mmap.mmap, place: Place) -> Tensor:
+    """A view of the file; a copy where its numbers are not aligned, as in the streams of old."""
+    dtype, shape = place.info.dtype, place.info.shape
     if not place.num_elements:
-        return torch.empty(place.info.shape, dtype=place.info.dtype)
-    flat = map_elements(data, place.begin, place.num_elements, place.info.dtype)
-    return flat.as_strided(place.info.shape, place.stride)
+        return torch.empty(shape, dtype=dtype)
+    if place.begin % dtype.itemsize == 0:
+        return map_elements(data, place.begin, place.num_elements, dtype).as_strided(shape, place.stride)
+    raw = map_elements(data, place.begin, place.num_elements * dtype.itemsize, torch.uint8)
+    strides = tuple(step * dtype.itemsize for step in place.stride)
+    return raw.as_strided((*shape, dtype.itemsize), (*strides, 1)).contiguous().view(dtype).reshape(shape)
