@@ -19,7 +19,6 @@ import torch
 import tyro
 from torch import Tensor
 
-from marmo import catalog
 from marmo.catalog import DEFAULTS_KEY
 from marmo.models import unet
 from marmo.models.clip_text import (
@@ -31,6 +30,7 @@ from marmo.models.clip_text import (
     VIT_L_14_TEXT_TOY,
 )
 from marmo.models.vae import KL_F8, KL_F8_TOY, SDXL_VAE, SDXL_VAE_TOY
+from marmo.request import Defaults
 from marmo.weights.checkpoint import Checkpoint, Part
 from marmo.weights.export import write_folder, write_single_file
 from marmo.weights.forms import Json, NetworkConfig, expected, written
@@ -74,7 +74,7 @@ FAMILIES: Mapping[FamilyName, tuple[Kind, Mapping[str, Mapping[Slot, NetworkConf
     ),
 }
 SIZES = FAMILIES["sd1"][1]
-TOY_DEFAULTS = {"width": 256, "height": 256, "steps": 12}
+TOY_DEFAULTS = Defaults(width=256, height=256, steps=12)
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,7 @@ def random_checkpoint(
     """
     kind, sizes = FAMILIES[family]
     parts = {slot: _part(slot, config, dtype, seed) for slot, config in sizes[size].items()}
-    own = catalog.FAMILIES[family].defaults.model_copy(update=TOY_DEFAULTS)
-    metadata = {DEFAULTS_KEY: own.model_dump_json()} if size == "toy" else {}
+    metadata = {DEFAULTS_KEY: TOY_DEFAULTS.model_dump_json(exclude_unset=True)} if size == "toy" else {}
     checkpoint = Checkpoint(path, "single file", parts, (), kind, scheduler=scheduler or {}, metadata=metadata)
     if path.suffix == ".safetensors":
         write_single_file(checkpoint, path)

@@ -29,7 +29,7 @@ class Config:
 
 def main(config: Config) -> None:
     """A line per size."""
-    path = config.folder / "sd1.safetensors"
+    path = config.folder / "sd1-float16.safetensors"
     if not path.exists():
         from benchmarks.checkpoint import random_checkpoint
 

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from benchmarks.checkpoint import random_checkpoint
 from marmo.cli.main import main
+from marmo.cli.replay import old_hash
 from marmo.files.pictures import read_record
 from marmo.weights.store import from_state, open_file, write
 
@@ -383,6 +385,21 @@ def test_a_replay_finds_a_folder_by_its_hashes(
 
 
 @pytest.mark.long
+def test_a_replay_with_a_refiner_and_a_model_read_otherwise(marmo: Command, tmp_path: Path):
+    base = random_checkpoint(tmp_path / "base.safetensors", family="sdxl")
+    refiner = random_checkpoint(tmp_path / "refiner.safetensors", family="sdxl-refiner")
+    said = marmo(
+        "generate", "a red fox", "--model", base, "--refiner.model", refiner, "--refiner.switch", "0.5",
+        "--told.crop-left", "8", "--prediction", "v", "--name", "fox", "--output", tmp_path, *SMALL,
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    record = read_record(tmp_path / "fox.png")
+    assert (record.request.prediction, record.request.refiner.model) == ("v", "refiner.safetensors")
+    assert list(record.weights) == ["base.safetensors", "refiner/refiner.safetensors"]
+    assert marmo("replay", tmp_path / "fox.png") == Said(0, "identical: every pixel is the same\n", "")
+
+
+@pytest.mark.long
 def test_a_replay_with_another_model_differs(picture: Path, marmo: Command, tmp_path: Path):
     other = random_checkpoint(tmp_path / "other.safetensors", seed=1)
     said = marmo("replay", picture, "--model", other)
@@ -425,11 +442,55 @@ def test_a_replay_without_its_weights(picture: Path, marmo: Command, own_cache: 
     )
 
 
+def without_record(picture: Path, **changes: str) -> Path:
+    """The picture as another program would have saved it: with infotext alone."""
+    image, info = Image.open(picture), PngInfo()
+    text = str(image.info["parameters"])
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    info.add_text("parameters", text)
+    image.save(picture.with_name("foreign.png"), pnginfo=info)
+    return picture.with_name("foreign.png")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("flags", [["--prompt-syntax", "a1111", "--start", "a1111"], ["--noise-source", "philox"]])
+def test_a_replay_from_infotext_is_identical(
+    generate: Command, marmo: Command, stand_in: Path, tmp_path: Path, flags: list[str]
+):
+    assert generate("--name", "fox", "--sampler", "euler_ancestral", *flags).code == 0
+    foreign = without_record(tmp_path / "out" / "fox.png")
+    said = marmo("replay", foreign, "--model", stand_in)
+    assert (said.code, said.err) == (0, "")
+    assert said.out.splitlines() == ["note: read what marmo 0.1.0 wrote", "identical: every pixel is the same"]
+
+
+@pytest.mark.long
+def test_a_replay_from_infotext_tells_what_it_could_not_carry_over(
+    picture: Path, marmo: Command, stand_in: Path, tmp_path: Path
+):
+    foreign = without_record(picture, **{"Model hash: ": "Model hash: f", "RNG: CPU": "Hires upscale: 2"})
+    assert "say with --model where its model 'stand-in' lies" in marmo("replay", foreign).sentence
+    said = marmo("replay", foreign, "--model", stand_in)
+    assert said.code == 1
+    assert "not carried over: Hires upscale: 2" in said.out
+    assert "names no noise source" in said.out
+    assert f"{stand_in} holds others" in said.out
+
+
+@pytest.mark.long
+def test_a_replay_knows_the_old_hash_of_a_model(picture: Path, marmo: Command, stand_in: Path):
+    record = read_record(picture)
+    digest = next(iter(record.weights.values()))[:10]
+    foreign = without_record(picture, **{f"Model hash: {digest}": f"Model hash: {old_hash(stand_in)}"})
+    assert "holds others" not in marmo("replay", foreign, "--model", stand_in).out
+
+
 @pytest.mark.long
 def test_a_replay_of_what_marmo_did_not_make(marmo: Command, tmp_path: Path):
     path = tmp_path / "plain.png"
     Image.new("RGB", (8, 8)).save(path)
-    assert marmo("replay", path).sentence == f"{path}: the picture holds no Marmo record"
+    assert marmo("replay", path).sentence.startswith(f"{path}: the picture holds no record of Marmo and no text")
     assert "No such file" in marmo("replay", tmp_path / "none.png").sentence
     path.write_bytes(b"no picture")
     assert marmo("replay", path).sentence.startswith(f"{path}: ")
@@ -462,7 +523,7 @@ def test_a_changed_picture_differs(picture: Path, marmo: Command):
 def test_inspect(marmo: Command, stand_in: Path):
     said = marmo("inspect", stand_in)
     assert said.out == (
-        f"{stand_in}: single file, 10.3 MB\n"
+        f"{stand_in}: single file, Stable Diffusion 1 that predicts eps, 10.3 MB\n"
         "  text              3,267,136 parameters  float16\n"
         "  unet                803,204 parameters  float16\n"
         "  vae               1,028,935 parameters  float16\n"
@@ -471,9 +532,28 @@ def test_inspect(marmo: Command, stand_in: Path):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize(
+    ("family", "scheduler", "said"),
+    [
+        ("sd2", {}, "single file, Stable Diffusion 2 that predicts eps, "),
+        ("sdxl", {"prediction_type": "v_prediction"}, "single file, SDXL that predicts v, "),
+        (
+            "sdxl-refiner",
+            {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True},
+            "single file, SDXL's refiner that predicts v, trained up to pure noise, ",
+        ),
+    ],
+)
+def test_inspect_tells_the_kind(marmo: Command, tmp_path: Path, family: str, scheduler: dict[str, object], said: str):
+    path = random_checkpoint(tmp_path / "model.safetensors", family=family, scheduler=scheduler)
+    assert marmo("inspect", path).out.startswith(f"{path}: {said}")
+    told = json.loads(marmo("inspect", path, "--json").out)
+    assert told["kind"] == family and told["zero_snr"] == ("rescale_betas_zero_snr" in scheduler)
+
+
 def test_inspect_with_hashes(marmo: Command, stand_in_folder: Path):
     lines = marmo("inspect", stand_in_folder, "--hash").out.splitlines()
-    assert lines[0] == f"{stand_in_folder}: diffusers folder, 10.2 MB"
+    assert lines[0] == f"{stand_in_folder}: diffusers folder, Stable Diffusion 1 that predicts eps, 10.2 MB"
     assert len(lines) == 7 and all(re.fullmatch(r"  sha256 [0-9a-f]{64}  \S+", line) for line in lines[4:])
 
 

@@ -23,6 +23,7 @@ from marmo.request import (
     NoiseSourceName,
     SamplerName,
     ScheduleName,
+    Variation,
     explain,
 )
 
@@ -181,15 +182,19 @@ def test_a_request_cannot_be_changed_and_serves_as_a_key():
             "guidance: guidance.high_sigma 2 must lie above guidance.low_sigma 3",
         ),
         (
-            {"sampler": "Euler a"},
-            "sampler: 'Euler a' does not exist; did you mean euler or euler_ancestral? "
-            "the names are euler, euler_ancestral, ddim, ddpm, heun, dpmpp_2m",
+            {"sampler": "Eular a"},
+            "sampler: 'Eular a' does not exist; did you mean euler or euler_ancestral or euler_cfg_pp? "
+            f"the names are {', '.join(get_args(SamplerName))}",
         ),
         (
-            {"sampler": "DPM++ 2M"},
-            "sampler: 'DPM++ 2M' does not exist; did you mean dpmpp_2m or ddpm? "
-            "the names are euler, euler_ancestral, ddim, ddpm, heun, dpmpp_2m",
+            {"sampler": "DPM++ 2M", "schedule": "Karas"},
+            f"schedule: 'Karas' does not exist; did you mean karras? the names are {', '.join(get_args(ScheduleName))}",
         ),
+        (
+            {"sampler": "DPM++ 2M Karras", "schedule": "exponential"},
+            "'DPM++ 2M Karras' already says the schedule karras; leave out exponential",
+        ),
+        ({"variation": {"strength": 2}}, "variation.strength: must be less than or equal to 1, not 2"),
         (
             {"num_images": 0, "width": 1},
             "width: must be greater than or equal to 8, not 1; num_images: must be greater than or equal to 1, not 0",
@@ -211,7 +216,7 @@ def test_what_is_no_json_object_is_refused_in_one_short_sentence(text: str):
 
 
 def test_a_long_value_is_not_repeated_at_length():
-    assert len(refusal(sampler="x" * 1_000_000)) < 200
+    assert len(refusal(sampler="x" * 1_000_000)) < 500
     assert len(refusal(width="x" * 1_000_000)) < 200
 
 
@@ -219,9 +224,56 @@ def test_an_endless_prompt_is_refused():
     assert refusal(prompt="x" * 100_001).startswith("prompt: must have at most 100000 characters, not ")
 
 
+# names of other programs
+
+
+@pytest.mark.parametrize(
+    ("said", "sampler", "schedule"),
+    [
+        ({"sampler": "DPM++ 2M Karras"}, "dpmpp_2m", "karras"),
+        ({"sampler": "Euler a"}, "euler_ancestral", None),
+        ({"sampler": "dpmpp_2m_sde_gpu", "schedule": "sgm_uniform"}, "dpmpp_2m_sde", "sgm_uniform"),
+        ({"sampler": "DPM++ 3M SDE", "schedule": "Automatic"}, "dpmpp_3m_sde", "exponential"),
+        ({"schedule": "KL Optimal"}, None, "kl_optimal"),
+        ({"sampler": "dpmpp_2m", "schedule": None}, "dpmpp_2m", None),
+    ],
+)
+def test_names_of_other_programs_become_ours(said: dict[str, object], sampler: str | None, schedule: str | None):
+    request = ImageRequest.model_validate(said)
+    assert (request.sampler, request.schedule) == (sampler, schedule)
+
+
+# variation
+
+
+def test_pictures_of_a_variation_share_their_seed():
+    plain = ImageRequest(seed=5, num_images=3)
+    varied = plain.model_copy(update={"variation": Variation(seed=9, strength=0.2)})
+    assert [plain.picture_seed(image) for image in range(3)] == [5, 6, 7]
+    assert [varied.picture_seed(image) for image in range(3)] == [5, 5, 5]
+
+
+def test_a_variation_draws_its_seed_and_refuses_one_that_cannot_act():
+    whole = ImageRequest(variation=Variation(strength=0.1)).resolve(Defaults())
+    assert whole.variation.seed is not None
+    assert ImageRequest().resolve(Defaults()).variation == Variation()
+    with pytest.raises(ValueError, match=r"variation\.seed needs a variation\.strength above 0"):
+        ImageRequest(variation=Variation(seed=3)).resolve(Defaults())
+    with pytest.raises(ValueError, match=r"variation\.seed .* leaves no room for 2 pictures"):
+        ImageRequest(variation=Variation(seed=MAX_SEED, strength=0.1), num_images=2).resolve(Defaults())
+
+
+def test_tcd_takes_a_share_for_its_eta():
+    with pytest.raises(ValueError, match=r"eta is a share of the time for tcd, 0 to 1, not 1\.5"):
+        ImageRequest(sampler="tcd", eta=1.5).resolve(Defaults())
+
+
 # garbage
 
-FIELDS = st.sampled_from([*ImageRequest.model_fields, *Guidance.model_fields, "prompts", ""])
+NESTED = [*Guidance.model_fields, *Variation.model_fields]
+FIELDS = st.sampled_from(
+    [*ImageRequest.model_fields, *NESTED, "prompts", "Euler a", "dpmpp_2m_karras", "Automatic", ""]
+)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | FIELDS,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(FIELDS | st.text(), inner, max_size=4),

@@ -16,6 +16,7 @@ from marmo.nn.blueprint import blueprint
 from marmo.nn.device import choose_device, choose_dtype
 from marmo.pipelines.card import Card, LatentCard, ToldKind, TowerCard
 from marmo.pipelines.latent import LatentDiffusion
+from marmo.pipelines.painter import Painter
 from marmo.request import Defaults, ImageRequest, Prediction, explain
 from marmo.text.bpe import ClipTokenizer, clip_tokenizer
 from marmo.weights.checkpoint import Checkpoint, open_checkpoint
@@ -36,16 +37,13 @@ class Family:
     defaults: Defaults
 
 
-_UNTOLD = frozenset({"told"})
 FAMILIES: Mapping[str, Family] = {
-    "sd1": Family(final_norm=True, defaults=Defaults(unused=_UNTOLD)),
-    "sd2": Family(final_norm=True, defaults=Defaults(unused=_UNTOLD, clip_skip=2)),
-    "sdxl": Family(final_norm=False, defaults=Defaults(width=1024, height=1024, clip_skip=2, empty_negative="zeros")),
-    "sdxl-refiner": Family(final_norm=False, defaults=Defaults(width=1024, height=1024, clip_skip=2)),
+    "sd1": Family(final_norm=True, defaults=Defaults()),
+    "sd2": Family(final_norm=True, defaults=Defaults(clip_skip=2)),
+    "sdxl": Family(final_norm=False, defaults=Defaults(clip_skip=2, empty_negative="zeros")),
+    "sdxl-refiner": Family(final_norm=False, defaults=Defaults(clip_skip=2)),
 }
 """By the name of the checkpoint's kind."""
-V_SIDE = 768
-"""Pixels; Stable Diffusion 2 predicts v in its larger model."""
 _TOLD: Mapping[int, ToldKind] = {0: "nothing", 6: "size", 5: "score"}
 """How many numbers stand beside the pooled prompt -> what they are."""
 
@@ -91,7 +89,7 @@ def open_model(
     place = choose_device(device)
     numbers = choose_dtype(dtype, place)
     decoder = None if preview is None else _tiny_decoder(Path(preview), numbers, place)
-    second = None if refiner is None else LatentDiffusion(find(refiner), place, numbers)
+    second = None if refiner is None else Painter(find(refiner), place, numbers)
     return LatentDiffusion(find(model, prediction, zero_snr), place, numbers, decoder, second)
 
 
@@ -127,7 +125,7 @@ def latent_card(checkpoint: Checkpoint) -> LatentCard:
         held = " and ".join(checkpoint.parts)
         raise ValueError(f"{checkpoint.path} holds {held} alone; painting needs text, unet and vae")
     family = FAMILIES[checkpoint.kind.name]
-    towers = tuple(_towers(checkpoint, family))
+    towers = tuple(_towers(checkpoint, family, pools=unet.vector_width > 0))
     told = _told(checkpoint.path, unet, towers)
     _check_fit(checkpoint.path, towers, unet, vae)
     target, betas = target_from_json(checkpoint.scheduler), betas_from_json(checkpoint.scheduler)
@@ -144,7 +142,7 @@ def latent_card(checkpoint: Checkpoint) -> LatentCard:
         vae=vae,
         weights={slot: part.tensors for slot, part in checkpoint.parts.items()},
         told=told,
-        tokenizer=next(iter(checkpoint.tokenizers.values()), None),
+        tokenizer=_tokenizer(checkpoint),
         betas=betas,
         target=target,
         defaults=_defaults(checkpoint, family, target, betas.zero_snr, vae),
@@ -155,10 +153,26 @@ def _config(checkpoint: Checkpoint, slot: Slot) -> object:
     return checkpoint.parts[slot].config if slot in checkpoint.parts else None
 
 
-def _towers(checkpoint: Checkpoint, family: Family) -> Iterator[TowerCard]:
+def _towers(checkpoint: Checkpoint, family: Family, pools: bool) -> Iterator[TowerCard]:
     for slot, part in checkpoint.parts.items():
         if isinstance(part.config, ClipTextConfig):
-            yield TowerCard(slot=slot, config=part.config, pad=_pad(checkpoint, slot), final_norm=family.final_norm)
+            yield TowerCard(
+                slot=slot,
+                config=part.config,
+                pad=_pad(checkpoint, slot),
+                final_norm=family.final_norm,
+                pools=pools and part.config.embed_width is not None,
+            )
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Path | None:
+    """The folder's own tokenizer, which all its text encoders must share but for the padding."""
+    folders = list(checkpoint.tokenizers.values())
+    for other in folders[1:]:
+        first, second = (ClipTokenizer.from_folder(folder).backend.get_vocab() for folder in (folders[0], other))
+        if first != second:
+            raise ValueError(f"{folders[0]} and {other} know different words; they must be the same tokenizer")
+    return folders[0] if folders else None
 
 
 def _pad(checkpoint: Checkpoint, slot: Slot) -> int:
@@ -172,7 +186,7 @@ def _pad(checkpoint: Checkpoint, slot: Slot) -> int:
 
 def _told(path: Path, unet: UNetConfig, towers: Sequence[TowerCard]) -> ToldKind:
     """What the numbers in the U-Net's vector are, from how many they are."""
-    pooled = sum(tower.config.embed_width or 0 for tower in towers) if unet.vector_width else 0
+    pooled = sum(tower.config.embed_width or 0 for tower in towers if tower.pools)
     count, rest = divmod(unet.vector_width - pooled, CODE_WIDTH)
     if rest or count not in _TOLD or (unet.vector_width and not pooled):
         raise ValueError(
@@ -203,11 +217,11 @@ def _check_fit(path: Path, towers: Sequence[TowerCard], unet: UNetConfig, vae: V
 
 def _defaults(checkpoint: Checkpoint, family: Family, target: Target, zero_snr: bool, vae: VAEConfig) -> Defaults:
     """The model's own defaults where its file carries them, else its family's; with what is a fact of the model."""
-    own = family.defaults
+    assert checkpoint.kind is not None
+    side = checkpoint.kind.side_for(checkpoint.scheduler.get("prediction_type"))
+    own = family.defaults.model_copy(update={"width": side, "height": side})
     if zero_snr:
         own = own.model_copy(update={"schedule": "trailing"})  # Karras' levels would all lie in the noise
-    if target == "v" and own.width < V_SIDE:
-        own = own.model_copy(update={"width": V_SIDE, "height": V_SIDE})
     facts: dict[str, object] = {"size_multiple": vae.factor, "prediction": target, "zero_snr": zero_snr}
     if checkpoint.index.get("force_zeros_for_empty_prompt") is not None:
         facts["empty_negative"] = "zeros" if checkpoint.index["force_zeros_for_empty_prompt"] else "encoded"
@@ -215,7 +229,8 @@ def _defaults(checkpoint: Checkpoint, family: Family, target: Target, zero_snr: 
     if text is None:
         return own.model_copy(update=facts)
     try:
-        defaults = Defaults.model_validate_json(text).model_copy(update=facts)
+        said = Defaults.model_validate_json(text)
+        defaults = own.model_copy(update={name: getattr(said, name) for name in said.model_fields_set} | facts)
         ImageRequest.model_validate(defaults.values).resolve(defaults)  # a stranger's file may say anything
     except ValueError as error:
         reason = explain(error) if isinstance(error, ValidationError) else str(error)

@@ -231,13 +231,16 @@ class ImageRequest(Schema):
     def _split_names(cls, values: object) -> object:
         """A sampler's name that holds its schedule, such as "DPM++ 2M Karras", fills both fields."""
         match values:
-            case {"sampler": str(sampler), **others}:
-                schedule = others.get("schedule")
+            case {"sampler": str(sampler), "schedule": str(schedule)}:
+                pass
+            case {"sampler": str(sampler)}:
+                schedule = None
             case _:
                 return values
-        if not (schedule is None or isinstance(schedule, str)) or not exist(sampler, schedule):
-            return values  # its field says what is wrong
-        return {**others, **read_solver(sampler, schedule)._asdict()}
+        if not exist(sampler, schedule):
+            return values  # the field says what is wrong
+        solver = read_solver(sampler, schedule)
+        return {**cast(dict[str, object], values), **solver._asdict()}
 
     def picture_seed(self, image: int) -> int:
         """The seed of one of a resolved request's pictures, counted from 0."""

@@ -205,7 +205,8 @@ def _schedules() -> Mapping[str, ScheduleName]:
 def _solvers() -> Mapping[str, Solver]:
     """Every spelling of a sampler, alone and followed by a schedule's; InvokeAI and A1111's API shorten Karras."""
     solvers: dict[str, Solver] = {}
-    endings = {**_schedules(), "k": "karras", "ka": "karras", "exp": "exponential"}
+    shortened: Mapping[str, ScheduleName] = {"k": "karras", "ka": "karras", "exp": "exponential"}
+    endings: Mapping[str, ScheduleName] = {**_schedules(), **shortened}
     for name, peers in SAMPLERS.items():
         for word in (name, peers.label, *peers.others):
             solvers[_plain(word)] = Solver(name)

@@ -11,7 +11,19 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import resca
 from marmo.diffusion.denoiser import Parametrisation, denoise
 from marmo.diffusion.guidance import ClassifierFree, Unguided
 from marmo.diffusion.noise import SIGMA_CAP, STABLE_DIFFUSION, NoiseTable
-from marmo.diffusion.samplers import BROWNIAN, CFG_PP, Prediction, Query, dpmpp_2m, drive, euler, heun, run, sampling
+from marmo.diffusion.samplers import (
+    ASK_TWICE,
+    BROWNIAN,
+    CFG_PP,
+    Prediction,
+    Query,
+    dpmpp_2m,
+    drive,
+    euler,
+    heun,
+    run,
+    sampling,
+)
 from marmo.diffusion.schedules import schedule
 from marmo.diffusion.sources import TorchCpu
 from marmo.solver_names import ETA, SamplerName
@@ -20,7 +32,6 @@ SAMPLERS = get_args(SamplerName)
 FIRST_ORDER = {"euler", "euler_ancestral", "ddim", "ddpm", "euler_cfg_pp", "euler_ancestral_cfg_pp"}
 DISTILLED = {"lcm", "tcd"}  # they take x0 for the end of the trajectory, which a denoiser's is not
 RAW = {"heun", "dpm_2", "dpm_2_ancestral", "plms", "restart"}
-ASK_TWICE = RAW - {"plms"} | {"dpmpp_2s_ancestral", "dpmpp_sde"}
 TABLE = NoiseTable(STABLE_DIFFUSION)
 SHAPE = (2, 3, 4, 4)
 PAIRS = [(14.6, 14.5), (14.6, 7.0), (7.0, 0.03), (1.0, 0.999), (0.3, 0.1), (157.0, 150.0), (0.03, 0.0)]

@@ -66,6 +66,16 @@ def test_order_of_convergence(name):
     assert errors[-1] < (0.05 if ORDERS[name] == 1 else 1e-3)
 
 
+def test_other_samplers_are_refused():
+    with pytest.raises(ValueError, match="there is no sampler 'dpm_fast'"):
+        sampling("dpm_fast", torch.zeros(1, 1, 1, 1), torch.zeros(1), no_noise, None)
+
+
+def test_tcd_needs_a_models_clock():
+    with pytest.raises(ValueError, match="tcd counts in the model's own time, and this model has no table of it"):
+        sampling("tcd", torch.zeros(1, 1, 1, 1), torch.zeros(1), no_noise, 0.3)
+
+
 def test_every_sampler_has_an_order_or_is_proven_by_its_distribution():
     assert ORDERS.keys() == {*get_args(SamplerName)} - NOISY.keys()
     assert DETERMINISTIC.keys() == {*get_args(SamplerName)} - ETA.keys() - NOISY.keys()
@@ -120,6 +130,7 @@ def test_solvers_integrate_their_polynomials_exactly(name):
 # Brownian paths
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", sorted(BROWNIAN))
 def test_on_one_path_finer_steps_come_closer(name):
     """Strong convergence: the same noise, seen at more places, gives nearly the same picture."""
@@ -131,7 +142,7 @@ def test_on_one_path_finer_steps_come_closer(name):
         path = source.path(SHAPE[1:], ends)
         return run(sampling(name, MEAN + 10 * randn(*SHAPE, seed=3), sigmas, path, 1.0), gaussian)
 
-    exact = final(128)
+    exact = final(96)
     errors = [(final(steps) - exact).square().mean().sqrt().item() for steps in (8, 16, 32)]
     assert all(coarse / fine > 1.6 for coarse, fine in pairwise(errors)), errors
     other = TorchCpu([5, 6]).path(SHAPE[1:], ends)

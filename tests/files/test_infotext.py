@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from marmo.files.infotext import NOISE_SOURCES, SAMPLERS, SCHEDULES, infotext
 from marmo.files.record import Record
-from marmo.request import ImageRequest, NoiseSourceName, SamplerName, ScheduleName
+from marmo.request import ImageRequest, Variation
+from marmo.solver_names import NoiseSourceName, SamplerName, ScheduleName
 
 HASH = "6ce0161689b3853acaa03779ec93eafe75a02f4ced659bee03f50797806fa2fa"
 REQUEST = ImageRequest(
@@ -41,7 +42,8 @@ def test_golden():
         "a (red:1.2) fox, 狐\nin snow\n"
         "Negative prompt: blurry\n"
         "Steps: 25, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 9, Size: 512x768, "
-        "Model hash: 6ce0161689, Model: v1-5-pruned, RNG: CPU, Version: marmo 0.1.0"
+        "Model hash: 6ce0161689, Model: v1-5-pruned, RNG: CPU, "
+        "SGM noise multiplier: True, Prompt syntax: marmo, Version: marmo 0.1.0"
     )
 
 
@@ -50,14 +52,24 @@ def test_golden_with_everything():
     assert last_line(guidance_scale=7.5, weights=("a, b: c.safetensors",), **changes) == (
         "Steps: 25, Sampler: DDIM, Schedule type: Leading, CFG scale: 7.5, Seed: 7, Size: 512x768, "
         'Model hash: 6ce0161689, Model: "a, b: c", Denoising strength: 0.6, Clip skip: 2, RNG: CPU, '
-        "Eta DDIM: 0.5, Version: marmo 0.1.0"
+        "Eta DDIM: 0.5, Prompt syntax: marmo, Version: marmo 0.1.0"
     )
+
+
+def test_noise_of_other_programs_and_what_changes_it():
+    variation = Variation(seed=40, strength=0.25)
+    line = last_line(sampler="dpmpp_2m_sde", noise_source="philox", variation=variation, discard_penultimate=True)
+    assert "Sampler: DPM++ 2M SDE, Schedule type: Karras" in line
+    assert "Seed: 7, " in line and "Variation seed: 40, Variation seed strength: 0.25, RNG: NV" in line
+    assert "Discard penultimate sigma: True" in line
+    assert "Discard" not in last_line(sampler="dpm_2", discard_penultimate=True)  # A1111 always does, unsaid
 
 
 def test_what_a_family_does_not_use_is_left_out():
     unused = dict.fromkeys(("negative_prompt", "steps", "sampler", "schedule", "guidance_scale", "clip_skip"))
     assert text_of(**unused).splitlines()[2:] == [
-        "Seed: 7, Size: 512x768, Model hash: 6ce0161689, Model: v1-5-pruned, RNG: CPU, Version: marmo 0.1.0"
+        "Seed: 7, Size: 512x768, Model hash: 6ce0161689, Model: v1-5-pruned, RNG: CPU, Prompt syntax: marmo, "
+        "Version: marmo 0.1.0"
     ]
 
 

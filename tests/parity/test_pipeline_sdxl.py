@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import marmo
 from benchmarks.checkpoint import FAMILIES, FamilyName
@@ -22,7 +24,7 @@ from marmo.weights.maps.clip_config import text_config_to_json
 from marmo.weights.maps.unet import config_to_json as unet_to_json
 from marmo.weights.maps.vae import config_to_json as vae_to_json
 from marmo.weights.store import open_file
-from tests.parity.test_pipeline import CASES, LEADING, NEGATIVE, PROMPT, Case, assert_same, drawn, far_apart, peers
+from tests.parity.test_pipeline import CASES, LEADING, NEGATIVE, PROMPT, Case, assert_same, drawn, far_apart, peers, png
 from tests.parity.test_pipeline import ours as painted
 from tests.parity.test_pipeline import theirs as peer_painted
 
@@ -194,28 +196,31 @@ def test_sdxl_is_told_sizes(sdxl, both: LatentDiffusion):
 
 
 def test_clip_skip_counts_from_the_end_of_both_towers(sdxl, both: LatentDiffusion):
-    """diffusers counts from the layer that SDXL was trained with; transformers 5 breaks its way, so it is given states."""
-    states, pooled = [], []
-    for prompt in (PROMPT, NEGATIVE):
-        read = [
+    """1 is the last; diffusers counts from the layer of the training, so its pipeline is given states."""
+
+    def read(prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
+        pairs = ((sdxl.tokenizer, sdxl.text_encoder), (sdxl.tokenizer_2, sdxl.text_encoder_2))
+        outputs = [
             encoder(
                 tokenizer(prompt, padding="max_length", max_length=77, return_tensors="pt").input_ids,
                 output_hidden_states=True,
             )
-            for tokenizer, encoder in ((sdxl.tokenizer, sdxl.text_encoder), (sdxl.tokenizer_2, sdxl.text_encoder_2))
+            for tokenizer, encoder in pairs
         ]
-        states.append(torch.cat([read[0].hidden_states[-2], read[1].hidden_states[-3]], dim=-1)[..., :])
-        pooled.append(read[1].text_embeds)
-    # The toys have 2 and 3 layers: the third from the end of the first is its input, which is no layer.
-    with pytest.raises(ValueError, match="clip skip 3 asks for a layer"):
+        return torch.cat([output.hidden_states[-1] for output in outputs], dim=-1), outputs[1].text_embeds
+
+    (cond, pooled), (uncond, negative_pooled) = read(PROMPT), read(NEGATIVE)
+    given = {"prompt": None, "prompt_embeds": cond, "pooled_prompt_embeds": pooled}
+    given |= {"negative_prompt_embeds": uncond, "negative_pooled_prompt_embeds": negative_pooled}
+    mine = painted(both, EULER, negative_prompt=NEGATIVE, clip_skip=1)
+    assert_same(mine, peer_painted(sdxl, EULER, **given))
+    assert far_apart(mine, painted(both, EULER, negative_prompt=NEGATIVE))
+    with pytest.raises(ValueError, match="clip skip 3 asks for a layer"):  # of which the first tower has 2
         painted(both, EULER, clip_skip=3)
-    assert states[0].shape == (1, 77, 192) and pooled[0].shape == (1, 128)
 
 
 @pytest.mark.parametrize("strength", [0.34, 0.75])
 def test_the_refiner_paints_over_a_picture(refiner, refiner_folder: Path, strength: float):
-    from tests.parity.test_pipeline import png
-
     photo = gradient()
     model = loaded(refiner_folder)
     mine = painted(
@@ -231,10 +236,7 @@ def test_the_refiner_paints_over_a_picture(refiner, refiner_folder: Path, streng
     assert_same(scored, peer_painted(refiner, EULER, **options, aesthetic_score=9, negative_aesthetic_score=1))
 
 
-def gradient():
-    import numpy as np
-    from PIL import Image
-
+def gradient() -> Image.Image:
     y, x = np.mgrid[:64, :96] / 64
     return Image.fromarray((np.stack([x / 1.5, y, (x + y) % 1], axis=-1) * 255).astype(np.uint8))
 

@@ -13,15 +13,17 @@ from torch import Tensor, nn
 
 import marmo
 from marmo import catalog
-from marmo.diffusion.sources import TorchCpu
+from marmo.diffusion import sources
+from marmo.diffusion.sources import NOISE_SOURCES, TorchCpu, slerp
 from marmo.models.tiny_decoder import TAESD
 from marmo.models.unet import TransformerBlock
-from marmo.pipelines import first_stage, latent
+from marmo.pipelines import first_stage, painter
 from marmo.pipelines.conditions import Condition
 from marmo.pipelines.events import Event, Result, Stage, Step
-from marmo.pipelines.latent import LatentDiffusion, Question
+from marmo.pipelines.latent import LatentDiffusion
+from marmo.pipelines.painter import Question
 from marmo.pipelines.pixels import to_pictures, to_tensor
-from marmo.request import Guidance, ImageRequest
+from marmo.request import Guidance, ImageRequest, Variation
 from marmo.weights.forms import expected, written
 from marmo.weights.keymap import to_theirs
 from marmo.weights.store import from_state, write
@@ -194,7 +196,7 @@ def test_a_preview_needs_a_tiny_decoder(stand_in: Path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_ancestral"])
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_ancestral", "dpmpp_2m_sde"])
 def test_a_picture_of_a_batch_is_the_picture_alone(model: LatentDiffusion, sampler: str):
     batch = model.generate(request(sampler=sampler, num_images=3)).images
     for index, picture in enumerate(batch):
@@ -218,9 +220,41 @@ def test_the_start_of_a1111_is_noise_times_sigma(model: LatentDiffusion, asked: 
     assert torch.equal(asked[0].x, TorchCpu([7]).normal((4, 6, 8)) * model.sigmas(model.resolve(wanted))[0])
 
 
+@pytest.mark.parametrize("source", ["philox", "comfy"])
+def test_the_start_comes_from_the_named_source(model: LatentDiffusion, asked: list[Question], source: str):
+    wanted = request(num_images=2, guidance_scale=1, steps=1, start="a1111", noise_source=source)
+    model.generate(wanted)
+    noise = NOISE_SOURCES[source]([7, 8]).start((4, 6, 8))
+    assert torch.equal(asked[0].x, noise * model.sigmas(model.resolve(wanted))[0])
+
+
+def test_a_variation_keeps_the_seed_and_counts_the_other(model: LatentDiffusion, asked: list[Question]):
+    wanted = request(num_images=2, guidance_scale=1, steps=1, start="a1111", variation=Variation(seed=40, strength=0.3))
+    result = model.generate(wanted)
+    noise = slerp(TorchCpu([7, 7]).start((4, 6, 8)), TorchCpu([40, 41]).start((4, 6, 8)), 0.3)
+    assert torch.equal(asked[0].x, noise * model.sigmas(model.resolve(wanted))[0])
+    assert [record.seed for record in result.records] == [7, 7]
+
+
+def test_the_path_of_a_picture_spans_the_whole_schedule(model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch):
+    """Also where the run starts later, as in A1111: its noise does not depend on the strength."""
+    spans: list[Tensor] = []
+    path = TorchCpu.path
+
+    def spy(source: TorchCpu, shape: list[int], sigmas: Tensor) -> sources.Path:
+        spans.append(sigmas)
+        return path(source, shape, sigmas)
+
+    monkeypatch.setattr(TorchCpu, "path", spy)
+    wanted = request(sampler="dpmpp_2m_sde", guidance_scale=1, init_image=png(), strength=0.4)
+    model.generate(wanted)
+    whole = model.sigmas(model.resolve(request(sampler="dpmpp_2m_sde")))
+    assert len(spans) == 1 and spans[0].equal(whole)
+
+
 @pytest.mark.long
 def test_the_same_request_is_the_same_picture(model: LatentDiffusion, fresh: LatentDiffusion):
-    for sampler in ("heun", "euler_ancestral"):
+    for sampler in ("heun", "euler_ancestral", "dpmpp_sde"):
         pictures = [one.generate(request(sampler=sampler)).images for one in (model, model, fresh)]
         assert pictures[0] == pictures[1] == pictures[2]
 
@@ -233,6 +267,9 @@ def test_a_scale_of_1_is_the_conditional_model_bit_for_bit(model: LatentDiffusio
     with calls(model.unet) as batches:
         unguided = model.generate(request(guidance_scale=1, negative_prompt="dark")).images
     assert batches == [1, 1, 1]
+    with calls(model.unet) as batches:
+        model.generate(request(sampler="euler_cfg_pp", guidance_scale=1))
+    assert batches == [2, 2, 2]  # CFG++ takes the noise of the unconditional answer
     never = Guidance(low_sigma=1e6)
     assert model.generate(request(guidance_scale=7, guidance=never, negative_prompt="dark")).images == unguided
 
@@ -279,6 +316,9 @@ def test_every_knob_changes_the_picture(model: LatentDiffusion):
         {"schedule": "normal"},
         {"start": "a1111"},
         {"clip_skip": 2},
+        {"noise_source": "philox"},
+        {"variation": Variation(seed=1, strength=0.3)},
+        {"discard_penultimate": True},
     ]
     for change in changes:
         assert apart(model.generate(request(**change)).images[0], before) > 0, change
@@ -372,12 +412,12 @@ def test_two_streams_may_be_followed_in_turns(model: LatentDiffusion):
 @pytest.mark.long
 def test_many_pictures_are_asked_in_several_calls(model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch):
     together = model.generate(request(num_images=4)).images
-    monkeypatch.setattr(latent, "LATENTS_PER_CALL", 3 * 6 * 8)
+    monkeypatch.setattr(painter, "LATENTS_PER_CALL", 3 * 6 * 8)
     with calls(model.unet) as batches:
         apart_ = model.generate(request(num_images=4)).images
     assert batches == [3, 3, 2] * 3  # 4 pictures under 2 conditions
     assert max(map(apart, together, apart_)) <= 1
-    monkeypatch.setattr(latent, "LATENTS_PER_CALL", 1)
+    monkeypatch.setattr(painter, "LATENTS_PER_CALL", 1)
     with calls(model.unet) as batches:
         model.generate(request(num_images=2, steps=1))
     assert batches == [1, 1, 1, 1]

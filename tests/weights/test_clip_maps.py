@@ -9,21 +9,25 @@ from torch import nn
 
 from marmo.models.clip import RN50, VIT_B_32, VIT_L_14, Clip, ClipConfig
 from marmo.models.clip_resnet import RN50_IMAGE
-from marmo.models.clip_text import VIT_B_32_TEXT, VIT_L_14_TEXT, ClipText
+from marmo.models.clip_text import VIT_B_32_TEXT, VIT_BIGG_14_TEXT, VIT_H_14_TEXT, VIT_L_14_TEXT, ClipText
 from marmo.models.clip_vision import VIT_L_14_IMAGE
-from marmo.weights.keymap import fill, shapes, to_ours, to_theirs
-from marmo.weights.maps.clip import compvis_text, huggingface, huggingface_text, openai
+from marmo.weights.keymap import Constant, fill, shapes, to_ours, to_theirs
+from marmo.weights.kinds import SD2
+from marmo.weights.maps.clip import compvis_text, huggingface, huggingface_text, openai, openclip_text
 from marmo.weights.maps.clip_config import (
     clip_config_from_json,
     clip_config_from_openai,
     clip_config_to_json,
+    projected_text_config_from_json,
     text_config_from,
     text_config_from_json,
+    text_config_from_openclip,
     text_config_to_json,
 )
 from marmo.weights.store import Tensors, from_state
 
 TEXT = replace(VIT_L_14_TEXT, width=128, num_layers=2, num_heads=2, vocab_size=50, context_length=7)
+OPENCLIP = replace(TEXT, num_layers=3, activation="gelu", embed_width=128)
 VISION = replace(VIT_L_14_IMAGE, width=64, num_layers=1, num_heads=1, patch_size=8, embed_width=10, image_size=32)
 RESNET = replace(RN50_IMAGE, width=4, depths=(1, 2, 1, 1), embed_width=10, image_size=64)
 WITH_VISION, WITH_RESNET = ClipConfig(text=TEXT, image=VISION), ClipConfig(text=TEXT, image=RESNET)
@@ -31,6 +35,8 @@ WITH_VISION, WITH_RESNET = ClipConfig(text=TEXT, image=VISION), ClipConfig(text=
 CASES = {
     "huggingface text": (ClipText, TEXT, huggingface_text),
     "compvis text": (ClipText, TEXT, compvis_text),
+    "openclip text": (ClipText, OPENCLIP, openclip_text),
+    "projected text": (ClipText, OPENCLIP, huggingface_text),
     "huggingface": (Clip, WITH_VISION, huggingface),
     "openai vision": (Clip, WITH_VISION, openai),
     "openai resnet": (Clip, WITH_RESNET, openai),
@@ -79,7 +85,8 @@ def test_both_directions_are_strict(case):
     network, config, rules = CASES[case]
     ours = from_state(network(config).state_dict())
     theirs = to_theirs(rules(config), ours)
-    names = [name for name in theirs.infos if "position_ids" not in name]
+    constants = {rule.theirs for rule in rules(config) if isinstance(rule, Constant)}
+    names = [name for name in theirs.infos if name not in constants]
     expected = shapes(network(config))
 
     def read(tensors: Tensors) -> Tensors:
@@ -145,6 +152,52 @@ def test_transformers_has_no_resnet():
         huggingface(WITH_RESNET)
     with pytest.raises(ValueError, match="cannot hold a ResNet"):
         clip_config_to_json(WITH_RESNET)
+
+
+def test_openclip_text_towers_of_any_form_come_back():
+    for config in (OPENCLIP, replace(OPENCLIP, embed_width=None), replace(OPENCLIP, num_cut=1, embed_width=None)):
+        ours = from_state(ClipText(config).state_dict())
+        theirs = to_theirs(openclip_text(config), ours)
+        assert "transformer.resblocks.2.ln_1.weight" in theirs.infos and "text_projection" in theirs.infos
+        told = text_config_from_openclip(theirs.infos)
+        assert told == replace(OPENCLIP, embed_width=128)  # what was left out is filled in
+        filled = ClipText(told)
+        fill(filled, to_ours(openclip_text(told), theirs, shapes(filled), "a text"), torch.float32, torch.device("cpu"))
+        ids = torch.tensor([[48, 3, 5, 49, 0, 0, 0]])
+        whole = ClipText(config).eval()
+        whole.load_state_dict({name: ours.read(name) for name in ours.infos})
+        with torch.no_grad():
+            assert torch.equal(filled(ids, 2), whole(ids, 2))
+            if config.num_cut:  # the filler passes its input on, to the bit
+                assert torch.equal(filled.hidden(ids, 1), whole.hidden(ids, 2))
+
+
+def test_a_projection_is_a_matrix_of_its_own_in_a_folder():
+    ours = from_state(ClipText(OPENCLIP).state_dict())
+    theirs = to_theirs(huggingface_text(OPENCLIP), ours)
+    assert torch.equal(theirs.read("text_projection.weight"), ours.read("proj.weight"))
+    assert torch.equal(to_theirs(openclip_text(OPENCLIP), ours).read("text_projection"), ours.read("proj.weight").T)
+
+
+@pytest.mark.parametrize(("num_layers", "activation"), [(12, "quick_gelu"), (13, "gelu"), (24, "gelu"), (32, "gelu")])
+def test_openais_towers_have_12_layers_and_taller_ones_are_openclips(num_layers, activation):
+    config = replace(TEXT, num_layers=num_layers)
+    whole = replace(WITH_VISION, text=config)
+    assert text_config_from(to_theirs(huggingface_text(config), meta(ClipText, config)).infos).activation == activation
+    assert clip_config_from_openai(to_theirs(openai(whole), meta(Clip, whole)).infos).text.activation == activation
+
+
+def test_published_configs_of_stable_diffusion_2_and_sdxl():
+    """The text_encoder/config.json of 2.1, which lacks the last of 24 layers, and text_encoder_2/config.json."""
+    h = {"hidden_size": 1024, "num_hidden_layers": 23, "num_attention_heads": 16, "intermediate_size": 4096}
+    g = {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 20, "intermediate_size": 5120}
+    both = {"hidden_act": "gelu", "model_type": "clip_text_model", "eos_token_id": 2}
+    config = text_config_from_json({**both, **h, "projection_dim": 512, "architectures": ["CLIPTextModel"]})
+    assert SD2.folder_config(config) == replace(VIT_H_14_TEXT, num_cut=1)
+    assert SD2.for_folder(VIT_H_14_TEXT) == replace(VIT_H_14_TEXT, num_cut=1)
+    config = projected_text_config_from_json({**both, **g, "projection_dim": 1280})
+    assert config == VIT_BIGG_14_TEXT
+    assert projected_text_config_from_json(text_config_to_json(config)) == config
 
 
 def test_two_spellings_at_once_are_refused():

@@ -218,6 +218,45 @@ def test_published_configs() -> None:
     assert all(written[name] == value for name, value in json.loads(V1).items() if name != "_diffusers_version")
 
 
+# What the unet/config.json of SDXL's base and refiner say.
+XL = {
+    **json.loads(V1),
+    "addition_embed_type": "text_time",
+    "addition_embed_type_num_heads": 64,
+    "addition_time_embed_dim": 256,
+    "attention_head_dim": [5, 10, 20],
+    "block_out_channels": [320, 640, 1280],
+    "class_embeddings_concat": False,
+    "cross_attention_dim": 2048,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "mid_block_only_cross_attention": None,
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "num_attention_heads": None,
+    "projection_class_embeddings_input_dim": 2816,
+    "resnet_skip_time_act": False,
+    "transformer_layers_per_block": [1, 2, 10],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "upcast_attention": None,
+    "use_linear_projection": True,
+}
+XL_REFINER = {
+    **XL,
+    "attention_head_dim": [6, 12, 24, 24],
+    "block_out_channels": [384, 768, 1536, 1536],
+    "cross_attention_dim": 1280,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "projection_class_embeddings_input_dim": 2560,
+    "transformer_layers_per_block": 4,
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+}
+
+
+@pytest.mark.parametrize(("published", "config"), [(XL, SDXL), (XL_REFINER, SDXL_REFINER)])
+def test_published_configs_of_sdxl(published: dict[str, object], config: UNetConfig) -> None:
+    assert config_from_json(published) == config
+    assert config_from_json(config_to_json(config)) == config
+
+
 @every_config
 def test_a_config_goes_through_json(config: UNetConfig) -> None:
     obj = json.loads(json.dumps(config_to_json(config)))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 if TYPE_CHECKING:  # help shall not wait for torch
+    from marmo.weights.checkpoint import Checkpoint
     from marmo.weights.store import Tensors
 
 
@@ -46,11 +47,14 @@ class Inspect:
         }
         hashes = {str(file): file_hash(file) for file in checkpoint.files} if self.hash else {}
         size = sum(file.stat().st_size for file in checkpoint.files)
+        training = _training(checkpoint)
         if self.json:
-            report = {"path": str(self.file), "layout": checkpoint.layout, "bytes": size, "parts": parts}
+            report = {"path": str(self.file), "layout": checkpoint.layout, "bytes": size, "parts": parts, **training}
             print(json.dumps(report | {"sha256": hashes} if hashes else report, default=vars))
             return _warn(files.report())
-        print(f"{self.file}: {checkpoint.layout}, {_size(size)}")
+        known = [f"{checkpoint.kind.title} that predicts {training['prediction']}"] if checkpoint.kind else []
+        known += ["trained up to pure noise"] * bool(training.get("zero_snr"))
+        print(f"{self.file}: {', '.join([checkpoint.layout, *known, _size(size)])}")
         for network, part in checkpoint.parts.items():
             print(f"  {network:<13} {part.num_parameters:>13,} parameters  {', '.join(part.dtypes)}")
         for file, digest in hashes.items():
@@ -80,6 +84,19 @@ def _warn(sentences: list[str]) -> int:
     for sentence in sentences:
         print(f"marmo: {sentence}", file=sys.stderr)
     return 0
+
+
+def _training(checkpoint: "Checkpoint") -> dict[str, object]:
+    """What the networks are together, and how they were trained; nothing of one network alone."""
+    from marmo.weights.maps.scheduler import betas_from_json, target_from_json
+
+    if checkpoint.kind is None:
+        return {}
+    return {
+        "kind": checkpoint.kind.name,
+        "prediction": target_from_json(checkpoint.scheduler),
+        "zero_snr": betas_from_json(checkpoint.scheduler).zero_snr,
+    }
 
 
 def _size(num_bytes: int) -> str:

@@ -1,4 +1,4 @@
-"""`marmo replay`: make a picture again from its own record, and say how far the two are apart."""
+"""`marmo replay`: make a picture again from what it says about itself, and say how far the two are apart."""
 
 import json
 import math
@@ -12,9 +12,13 @@ import tyro
 from PIL import Image
 
 from marmo.cli.progress import watch
-from marmo.files.pictures import FORMATS, decode_image, read_record, save_picture
+from marmo.files.foreign import Foreign
+from marmo.files.pictures import FORMATS, decode_image, read_description, save_picture
 from marmo.files.record import REFINER, Record
 from marmo.request import ImageRequest
+
+OLD_HASH_LENGTH = 8
+EMPTY_HASH = "e3b0c442"  # of no bytes: the program did not find its file
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,23 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Replayed:
+    """A picture, made again."""
+
+    picture: Image.Image
+    record: Record
+    sentences: list[str]
+    """Reasons to expect another picture than before"""
+
+
+@dataclass(frozen=True)
 class Replay:
-    """Make a picture again from the record inside it, and report the difference."""
+    """Make a picture again from the record inside it, or from another program's, and report the difference."""
 
     picture: tyro.conf.Positional[Path]
-    """A picture that Marmo made"""
+    """A picture that Marmo, A1111, ComfyUI, InvokeAI or a program of their kind made"""
     model: Path | None = None
-    """Where its model lies; by default a file of the same hash that was used on this machine before"""
+    """Where its model lies; by default, for Marmo's own, a file of the same hash that was used here before"""
     refiner: Path | None = None
     """Where its refiner lies, if it had one; by default found in the same way"""
     init_image: Path | None = None
@@ -55,21 +69,43 @@ class Replay:
     def run(self) -> int:
         """Read, paint again, compare; 1 if the pictures differ."""
         self._check_output()
-        record = read_record(self.picture)
+        description = read_description(self.picture)
         before = decode_image(self.picture.read_bytes())
+        replayed = self._record(description) if isinstance(description, Record) else self._foreign(description)
+        if self.output is not None:
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+            save_picture(self.output, replayed.picture, replayed.record)
+        difference = compare(before, replayed.picture)
+        self._tell(difference, replayed.sentences)
+        return 0 if difference.identical else 1
+
+    def _record(self, record: Record) -> Replayed:
+        """A picture of Marmo."""
         from marmo import catalog  # brings torch
 
         request = self._request(record)
         model = catalog.open_for(request, _device(record), record.dtype)
         changed = _changed(record, model.hashes())
         result = watch(model.stream(request), request.num_images, quiet=self.json)
-        after = result.images[record.image]
-        if self.output is not None:
-            self.output.parent.mkdir(parents=True, exist_ok=True)
-            save_picture(self.output, after, result.records[record.image])
-        difference = compare(before, after)
-        self._tell(difference, changed)
-        return 0 if difference.identical else 1
+        return Replayed(result.images[record.image], result.records[record.image], changed)
+
+    def _foreign(self, foreign: Foreign) -> Replayed:
+        """A picture of another program, whose model only its owner can point at."""
+        if self.model is None:
+            model = f"its model {foreign.model!r}" if foreign.model else "its model"
+            raise ValueError(f"{self.picture} was made by {foreign.program}; say with --model where {model} lies")
+        from marmo import catalog
+
+        model = catalog.open_model(self.model, None, None)
+        sentences = [*_not_carried(foreign), *_other_model(foreign, self.model, model.hashes())]
+        request = foreign.request
+        if request.strength is not None:
+            if self.init_image is None:
+                raise ValueError(f"{self.picture} was made from another picture; give it with --init-image")
+            request = request.model_copy(update={"init_image": self.init_image.read_bytes()})
+        result = watch(model.stream(request), request.num_images, quiet=self.json)
+        sentences += [f"note: {note}" for note in result.notes]
+        return Replayed(result.images[0], result.records[0], sentences)
 
     def _check_output(self) -> None:
         """`ValueError` now rather than when the picture is painted."""
@@ -101,8 +137,10 @@ class Replay:
         others = {name.removeprefix(REFINER): digest for name, digest in record.weights.items() if name not in own}
         refiner = record.request.refiner
         if refiner.model is not None:
-            refiner = refiner.model_copy(update={"model": str(self.refiner or _find_model(others))})
-        return record.request.model_copy(update={"model": str(self.model or _find_model(own)), "refiner": refiner})
+            refiner = refiner.model_copy(update={"model": str(self.refiner or _find_model(others, "--refiner"))})
+        return record.request.model_copy(
+            update={"model": str(self.model or _find_model(own, "--model")), "refiner": refiner}
+        )
 
     def _tell(self, difference: Difference, changed: list[str]) -> None:
         if self.json:
@@ -123,7 +161,7 @@ def compare(before: Image.Image, after: Image.Image) -> Difference:
     return Difference(not error, int(apart.max()), float(np.mean(apart > 0)), psnr)
 
 
-def _find_model(weights: Mapping[str, str]) -> Path:
+def _find_model(weights: Mapping[str, str], flag: str) -> Path:
     """A file or folder on this machine with these weights of a record, all of them."""
     from marmo.weights.fingerprint import file_hash, find_files
 
@@ -135,9 +173,14 @@ def _find_model(weights: Mapping[str, str]) -> Path:
             if all(file.is_file() and file_hash(file) == wanted for file, wanted in files.items()):
                 return root
     names = ", ".join(f"{name} (sha256 {digest[:10]}...)" for name, digest in weights.items())
-    raise ValueError(
-        f"the weights are not known on this machine: {names}; say where they are with --model or --refiner"
-    )
+    raise ValueError(f"the weights are not known on this machine: {names}; say where they are with {flag}")
+
+
+def old_hash(path: Path) -> str:
+    """A1111's hash of a model until January 2023: of the 64 KiB behind the first MiB."""
+    with path.open("rb") as file:
+        file.seek(0x100000)
+        return sha256(file.read(0x10000)).hexdigest()[:OLD_HASH_LENGTH]
 
 
 def _device(record: Record) -> str | None:
@@ -160,3 +203,22 @@ def _changed(record: Record, hashes: dict[str, str]) -> list[str]:
     if record.torch != torch.__version__:
         sentences.append(f"note: painted with torch {record.torch}, replayed with {torch.__version__}")
     return sentences
+
+
+def _not_carried(foreign: Foreign) -> list[str]:
+    """What of another program's description does not act here."""
+    lost = [f"note: not carried over: {'; '.join(foreign.lost)}"] if foreign.lost else []
+    return [f"note: read what {foreign.program} wrote", *lost, *(f"note: {note}" for note in foreign.notes)]
+
+
+def _other_model(foreign: Foreign, path: Path, hashes: dict[str, str]) -> list[str]:
+    """A sentence if the hash says that another model painted it, or says nothing."""
+    wanted = (foreign.model_hash or "").lower()
+    if not wanted or wanted.startswith(EMPTY_HASH):
+        return [f"note: {foreign.program} did not write which weights it painted with; {path} may be others"]
+    if len(wanted) == OLD_HASH_LENGTH:
+        same = path.is_file() and old_hash(path) == wanted
+    else:
+        same = any(digest.startswith(wanted) for digest in hashes.values())
+    named = f" ({foreign.model})" if foreign.model else ""
+    return [] if same else [f"note: the picture was painted with the weights {wanted:.10}{named}; {path} holds others"]

@@ -50,7 +50,7 @@ class Philox:
         nothing = np.zeros_like(element)
         first, second, _, _ = philox([nothing + np.uint64(self.draws), nothing, element, nothing], self.key)
         self.draws += 1
-        return torch.from_numpy(_box_muller(first, second)).reshape(*shape)
+        return torch.as_tensor(_box_muller(first, second)).reshape(*shape)
 
 
 def _box_muller(first: Words, second: Words) -> npt.NDArray[np.float32]:

@@ -161,28 +161,33 @@ def last_part(sigmas: Tensor, strength: float, rule: Literal["diffusers", "a1111
     return sigmas[steps - left :]
 
 
-def beta_quantile(share: Tensor) -> Tensor:
-    """Where the beta distribution with both parameters 0.6 has this share below it.  Any shape, float64.
+BETA = 0.6
+"""Both parameters of the beta distribution (Lee et al. 2024)."""
 
-    The distribution is even about 1/2, so its upper half is the lower one's mirror image.
+
+def beta_quantile(share: Tensor) -> Tensor:
+    """Where the beta distribution has this share below it.  Any shape, float64.
+
+    Its upper half mirrors the lower one, whose share rises ever slower: there Newton's method cannot fail.
     """
     lower = torch.minimum(share, 1 - share)
-    low, high = torch.zeros_like(share), torch.full_like(share, 0.5)
-    for _ in range(60):
-        middle = (low + high) / 2
-        above = _beta_share(middle) > lower
-        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
-    return torch.where(share > 0.5, 1 - low, low)
+    density = math.gamma(2 * BETA) / math.gamma(BETA) ** 2
+    x = (lower * BETA / density) ** (1 / BETA)
+    for _ in range(8):
+        slope = density * x ** (BETA - 1) * (1 - x) ** (BETA - 1)  # infinite at 0
+        x = x - (density * x**BETA * _beta_series(x) - lower) / slope
+    return torch.where(share > 0.5, 1 - x, x)
 
 
-def _beta_share(x: Tensor) -> Tensor:
-    """The regularised incomplete beta function I_x(0.6, 0.6) for x up to 1/2, by its power series (DLMF 8.17.7)."""
-    a = b = 0.6
-    total, term = torch.full_like(x, 1 / a), torch.ones_like(x)
-    for n in range(1, 60):
-        term = term * x * (n - b) / n
-        total = total + term / (a + n)
-    return total * x**a * math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b))
+def _beta_series(x: Tensor) -> Tensor:
+    """The incomplete beta function over x^BETA for x up to 1/2 (DLMF 8.17.7), by Horner's rule."""
+    factors = [1.0]
+    for n in range(1, 55):
+        factors.append(factors[-1] * (n - BETA) / n)
+    total = torch.zeros_like(x)
+    for n in reversed(range(55)):
+        total = total * x + factors[n] / (BETA + n)
+    return total
 
 
 def _aligned(levels: tuple[float, ...], table: NoiseTable, steps: int) -> Tensor:
@@ -193,4 +198,4 @@ def _aligned(levels: tuple[float, ...], table: NoiseTable, steps: int) -> Tensor
             f"{float(table.sigmas[-1]):g}; use karras"
         )
     places = np.linspace(0, len(levels) - 1, steps + 1)[:-1]
-    return torch.from_numpy(np.exp(np.interp(places, np.arange(len(levels)), np.log(levels))))
+    return torch.as_tensor(np.exp(np.interp(places, np.arange(len(levels)), np.log(levels))))

@@ -125,12 +125,15 @@ def slerp(low: Tensor, high: Tensor, share: float) -> Tensor:
     B C H W each -> B C H W.  Pictures whose columns are all but parallel are mixed linearly; A1111 does that the wrong
     way round, and with one seed twice nobody sees it.
     """
-    unit_low, unit_high = (noise / noise.norm(dim=-2, keepdim=True) for noise in (low, high))
-    cosine = (unit_low * unit_high).sum(-2, keepdim=True)  # B C 1 W
+    cosine = (_unit(low) * _unit(high)).sum(-2, keepdim=True)  # B C 1 W
     angle = cosine.acos()
     turned = (((1 - share) * angle).sin() * low + (share * angle).sin() * high) / angle.sin()
     parallel = cosine.mean(dim=(1, 2, 3), keepdim=True) > 0.9995
     return torch.where(parallel, low * share + high * (1 - share), turned)
+
+
+def _unit(noise: Tensor) -> Tensor:
+    return noise / noise.square().sum(-2, keepdim=True).sqrt()
 
 
 def _twister(seed: int, shape: Sequence[int]) -> Tensor:

@@ -28,6 +28,7 @@ def _parameters(record: Record) -> dict[str, str | int | float | None]:
     """In A1111's order; None is left out."""
     request, weights, variation = record.request, tuple(record.weights.values()), record.request.variation
     discarded = request.discard_penultimate and request.sampler not in A1111_DISCARDS  # theirs it leaves out unsaid
+    centred = request.sampler is not None and request.start == "diffusers" and request.strength is None
     eta_key = "Eta DDIM" if request.sampler == "ddim" else "Eta"
     return {
         "Steps": request.steps,
@@ -45,7 +46,7 @@ def _parameters(record: Record) -> dict[str, str | int | float | None]:
         "RNG": NOISE_SOURCES[request.noise_source],
         eta_key: request.eta if request.sampler and request.eta != ETA.get(request.sampler) else None,
         "Discard penultimate sigma": True if discarded else None,
-        "SGM noise multiplier": True if request.start == "diffusers" and request.strength is None else None,
+        "SGM noise multiplier": True if centred else None,
         "Prompt syntax": request.prompt_syntax if request.prompt_syntax != "a1111" else None,
         "Version": f"marmo {record.marmo}",
     }
@@ -63,6 +64,7 @@ MAX_INFOTEXT_LENGTH = 400_000  # characters
 NEGATIVE = "Negative prompt:"
 MIN_PAIRS = 3  # fewer, and the last line is a part of the prompt
 KEY = re.compile(r"\w[\w \-/]+")
+SPACE = re.compile(r"\s*")
 QUOTED = re.compile(r'"(?:[^\\"]|\\.)++"')
 SIZE = re.compile(r"(\d+)x(\d+)")
 
@@ -92,7 +94,8 @@ def parse_infotext(text: str) -> Infotext:
     lines = [line.strip() for line in lines]
     start = next((index for index, line in enumerate(lines) if line.startswith(NEGATIVE)), len(lines))
     negative = [line.removeprefix(NEGATIVE).strip() for line in lines[start:]]
-    return Infotext("\n".join(lines[:start]), "\n".join(negative).lstrip("\n"), dict(_sized(pairs)))
+    prompt, negative = ("\n".join(part).lstrip("\n") for part in (lines[:start], negative))
+    return Infotext(prompt, negative, dict(_sized(pairs)))
 
 
 def _pairs(line: str) -> Iterator[tuple[str, str]]:
@@ -103,7 +106,8 @@ def _pairs(line: str) -> Iterator[tuple[str, str]]:
         position = colon + 1
         if key is None:
             continue
-        start = len(line) - len(line[position:].lstrip())
+        space = SPACE.match(line, position)
+        start = space.end() if space else position
         quoted = QUOTED.match(line, start)
         if quoted is not None and line[quoted.end() : quoted.end() + 1] in ("", ","):
             value, position = quoted[0], quoted.end() + 1

@@ -8,7 +8,7 @@ Where the record (JSON) and A1111's infotext stand:
 The record is looked for in both places, so it survives a change of format that keeps text or EXIF.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -20,10 +20,21 @@ from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from marmo.files.atomic import atomic_write
+from marmo.files.foreign import Foreign
+from marmo.files.foreign_a1111 import read_a1111
+from marmo.files.foreign_comfyui import read_comfyui
+from marmo.files.foreign_invokeai import read_invokeai
 from marmo.files.infotext import infotext
 from marmo.files.record import Record
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+READERS: Mapping[str, Callable[[str], Foreign]] = {
+    "invokeai_metadata": read_invokeai,
+    "prompt": read_comfyui,
+    "parameters": read_a1111,
+}
+"""Text chunk of a PNG -> who reads it, in the order in which they are asked."""
 
 MAX_PIXELS = 64_000_000
 MAX_RECORD_LENGTH = 4_000_000  # a request's longest prompts take a third of it
@@ -69,17 +80,37 @@ def read_record(path: Path) -> Record:
 
 def find_record(stream: BinaryIO) -> Record:
     """The record inside an open picture file, whose pixels are not decoded where the record precedes them."""
-    image = _open(stream)
-    with _pillow_errors():
-        text = _record_text(image)
-        if text is None and image.format == "PNG":
-            image.load()  # its text may stand behind the pixels
-            text = _record_text(image)
+    text = _find_text(_open(stream))
     if text is None:
         raise ValueError("the picture holds no Marmo record")
     if len(text) > MAX_RECORD_LENGTH:
         raise ValueError(f"the picture's record is {len(text)} long; at most {MAX_RECORD_LENGTH} is read")
     return Record.from_json(text)
+
+
+def read_description(path: Path) -> Record | Foreign:
+    """Marmo's record, or without one what another program wrote; `ValueError`, naming the file, if there is neither."""
+    with path.open("rb") as stream:
+        try:
+            find = find_foreign if _find_text(_open(stream)) is None else find_record
+            stream.seek(0)
+            return find(stream)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def find_foreign(stream: BinaryIO) -> Foreign:
+    """What another program wrote into an open picture file.  A program's own form goes before infotext, which many programs add."""
+    image = _open(stream)
+    with _pillow_errors():
+        if image.format == "PNG":
+            image.load()
+        texts = {key: value for key, value in image.info.items() if isinstance(key, str) and isinstance(value, str)}
+        texts |= _exif_texts(image)
+    for key, read in READERS.items():
+        if key in texts:
+            return read(texts[key])
+    raise ValueError(f"the picture holds no record of Marmo and no text that it knows ({', '.join(READERS)})")
 
 
 def decode_image(data: bytes) -> Image.Image:
@@ -150,9 +181,42 @@ def _short_exif(record: Record) -> bytes:
     return exif
 
 
+def _find_text(image: Image.Image) -> str | bytes | None:
+    with _pillow_errors():
+        text = _record_text(image)
+        if text is None and image.format == "PNG":
+            image.load()  # its text may stand behind the pixels
+            text = _record_text(image)
+    return text
+
+
 def _record_text(image: Image.Image) -> str | bytes | None:
     text = image.info.get("marmo")
     if text is None:
         text = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.MakerNote)
     is_ours = isinstance(text, str | bytes) and text[:1] in ("{", b"{")  # a camera's note is not
     return text if is_ours else None
+
+
+def _exif_texts(image: Image.Image) -> dict[str, str]:
+    """A1111's infotext in UserComment; ComfyUI's graph, in WebP files, in Model and Make, after its key."""
+    exif = image.getexif()
+    texts: dict[str, str] = {}
+    for tag in (ExifTags.Base.Model, ExifTags.Base.Make):
+        key, _, text = str(exif.get(tag, "")).partition(":")
+        if key == "prompt":
+            texts[key] = text
+    comment = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
+    if isinstance(comment, bytes | str) and comment:
+        texts["parameters"] = _user_comment(comment)
+    return texts
+
+
+def _user_comment(comment: bytes | str) -> str:
+    """Eight bytes name the encoding.  Of UTF-16 some programs write the low byte first; the high one is mostly 0."""
+    data = comment.encode("latin-1", "replace") if isinstance(comment, str) else comment
+    code, text = data[:8], data[8:]
+    if code == b"UNICODE\0":
+        is_little = text[1::2].count(0) > text[::2].count(0)
+        return text.decode("utf-16-le" if is_little else "utf-16-be", "replace")
+    return (text if code in (b"ASCII\0\0\0", b"\0" * 8) else data).decode("utf-8", "replace")

@@ -30,6 +30,8 @@ class TowerCard:
     """The token that fills a prompt up."""
     final_norm: bool
     """Whether the final norm follows the layer that is read."""
+    pools: bool
+    """Whether the U-Net is told the whole text as this tower's one vector."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from marmo.diffusion.samplers import CFG_PP
 from marmo.pipelines.text_encoders import Encoded
 from marmo.request import ImageRequest, SyntaxName
 from marmo.text.bpe import ClipTokenizer
-from marmo.text.emphasis import Emphasis, interpolated, together
+from marmo.text.emphasis import Emphasis, interpolated, restored
 from marmo.text.plan import Plan
 from marmo.text.prompt import Chunk
 from marmo.text.syntax import Prompt, read_prompt
@@ -55,7 +55,7 @@ class Clock:
     @classmethod
     def of(cls, request: ImageRequest, sigmas: Tensor) -> "Clock":
         """The clock of a resolved request that walks down these noise levels."""
-        levels = sigmas.tolist()
+        levels = [float(sigma) for sigma in sigmas]
         if request.prompt_syntax != "a1111":
             return cls(len(levels) - 1, levels)
         assert request.steps is not None, "the request is not resolved"
@@ -155,7 +155,7 @@ class Conditioning(Generic[Condition]):
         """As A1111: what a prompt says at its different steps is one batch, and shorter texts get empty chunks."""
         most = max(map(len, chunks.values()))
         even = [chunk for text in chunks.values() for chunk in (*text, *[Chunk((), ())] * (most - len(text)))]
-        states, pooled = self.encode(even, together(counts))
+        states, pooled = self.encode(even, restored(counts))
         texts = torch.chunk(states, len(chunks), dim=1)
         return [
             Encoded(text, None if pooled is None else pooled[index * most :][:1]) for index, text in enumerate(texts)

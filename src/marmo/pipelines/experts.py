@@ -3,22 +3,27 @@
 Podell et al. 2023, section 2.5; Balaji et al. 2022 (https://arxiv.org/abs/2211.01324) call such models experts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from marmo.diffusion.guidance import Guidance
 from marmo.diffusion.noise import NoiseTable
 from marmo.diffusion.samplers import Prediction, Query
-from marmo.pipelines.card import LatentCard
+from marmo.pipelines.card import LatentCard, ToldKind
 from marmo.pipelines.conditions import Condition
-from marmo.request import ImageRequest
+from marmo.pipelines.painter import Painter
+from marmo.request import ImageRequest, Told
 
-if TYPE_CHECKING:
-    from marmo.pipelines.latent import LatentDiffusion
+_COMING = ("original_width", "original_height", "crop_left", "crop_top")
+HEARD: Mapping[ToldKind, tuple[str, ...]] = {
+    "nothing": (),
+    "size": (*_COMING, "target_width", "target_height"),
+    "score": (*_COMING, "score", "negative_score"),
+}
+"""The fields of `ImageRequest.told` that each kind of U-Net hears."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,12 @@ class Expert:
     """Who paints from a noise level on, down to the next expert's, and under which guidance."""
 
     sigma: float
-    model: "LatentDiffusion"
+    painter: Painter
     guidance: Guidance[Condition]
 
     def answer(self, query: Query) -> Prediction:
         """What this expert sees at a step."""
-        return self.model.answer(query, self.guidance)
+        return self.painter.answer(query, self.guidance)
 
 
 def chosen(experts: Sequence[Expert], sigma: Tensor) -> Expert:
@@ -58,6 +63,14 @@ def check_model(request: ImageRequest, card: LatentCard, refiner: LatentCard | N
     if wanted is not None and (refiner is None or Path(wanted).name != refiner.name):
         there = "none is loaded" if refiner is None else f"{refiner.name} is loaded"
         raise ValueError(f"the request is for the refiner {wanted}, and {there}; load the model with refiner {wanted}")
+
+
+def check_told(request: ImageRequest, cards: Sequence[LatentCard]) -> None:
+    """`ValueError` for what none of the models that paint the request is told."""
+    heard = {field for card in cards for field in HEARD[card.told]}
+    for name, value in request.told:
+        if name not in heard and value != Told.model_fields[name].default:
+            raise ValueError(f"told.{name} means nothing to {' and '.join(card.name for card in cards)}; leave it out")
 
 
 def hand_over(table: NoiseTable, switch: float) -> float:

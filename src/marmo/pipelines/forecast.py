@@ -6,13 +6,15 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from marmo.diffusion.samplers import ASK_TWICE, CFG_PP
 from marmo.models.unet import UNet
 from marmo.models.vae import VAE
 from marmo.nn.blueprint import blueprint
 from marmo.pipelines import first_stage
 from marmo.pipelines.card import LatentCard
 from marmo.pipelines.events import Step
-from marmo.pipelines.latent import LATENTS_PER_CALL, LatentDiffusion, resolved
+from marmo.pipelines.latent import LatentDiffusion
+from marmo.pipelines.painter import LATENTS_PER_CALL, resolved
 from marmo.request import ImageRequest
 
 # Numbers held at the peak, in units of the widest layer's output; measured with Stable Diffusion 1's networks, see
@@ -36,21 +38,25 @@ class Forecast:
 def forecast(model: LatentDiffusion, request: ImageRequest) -> Forecast:
     """Paint one step of a request (a second one where the first only warms up) and reckon the rest from it."""
     whole = model.resolve(request)
-    evaluations = (len(model.sigmas(whole)) - 1) * (2 if whole.sampler == "heun" else 1)
+    evaluations = (len(model.sigmas(whole)) - 1) * (2 if whole.sampler in ASK_TWICE else 1)
     step = _measure_step(model, whole)
     decoding = step * _decoder_flops(model.card, whole) / _step_flops(model.card, whole)
-    return Forecast(expected_memory(model.card, whole, model.dtype), step * evaluations + decoding)
+    others = sum(_num_weights(painter.card) for painter in model.painters[1:]) * model.dtype.itemsize
+    return Forecast(expected_memory(model.card, whole, model.dtype) + others, step * evaluations + decoding)
 
 
 def expected_memory(card: LatentCard, request: ImageRequest, dtype: torch.dtype) -> int:
     """Bytes at the peak of painting a resolved request: weights, and the larger of a step and a decoding."""
-    numbers = sum(info.num_elements for part in card.weights.values() for info in part.infos.values())
     latents = _latents(card, request)
     rows = min(_rows(request), max(1, LATENTS_PER_CALL // latents))
     step = UNET_COPIES * rows * latents * card.unet.channels[0]
     piece = min(latents, first_stage.WHOLE) * card.vae.factor**2
     decoding = DECODER_COPIES * piece * card.vae.channels[min(1, len(card.vae.channels) - 1)]
-    return PROCESS_BYTES + dtype.itemsize * (numbers + max(step, decoding))
+    return PROCESS_BYTES + dtype.itemsize * (_num_weights(card) + max(step, decoding))
+
+
+def _num_weights(card: LatentCard) -> int:
+    return sum(info.num_elements for part in card.weights.values() for info in part.infos.values())
 
 
 def _measure_step(model: LatentDiffusion, request: ImageRequest) -> float:
@@ -82,7 +88,7 @@ def _decoder_flops(card: LatentCard, request: ImageRequest) -> int:
 
 
 def _rows(request: ImageRequest) -> int:
-    return request.num_images * (1 if request.guidance_scale == 1 else 2)
+    return request.num_images * (1 if request.guidance_scale == 1 and request.sampler not in CFG_PP else 2)
 
 
 def _size(card: LatentCard, request: ImageRequest) -> tuple[int, int]:

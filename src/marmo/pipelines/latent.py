@@ -5,55 +5,27 @@ Rombach et al. 2022.  Shapes: B pictures, C latent channels, H W height and widt
 
 import math
 from collections.abc import Generator, Iterator, Sequence
-from itertools import groupby
-from typing import NamedTuple, TypeVar
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from marmo.diffusion import noise, samplers, schedules, sources
-from marmo.diffusion.denoiser import Parametrisation, denoise
-from marmo.diffusion.guidance import Guidance
+from marmo.diffusion import samplers, schedules, sources
 from marmo.files.pictures import decode_image
-from marmo.models.clip_text import ClipText
 from marmo.models.tiny_decoder import TinyDecoder
-from marmo.models.unet import UNet
-from marmo.models.vae import VAE, Moments
-from marmo.nn.blueprint import blueprint
 from marmo.pipelines import first_stage
-from marmo.pipelines.card import LatentCard, TowerCard
-from marmo.pipelines.conditioning import Clock, Conditioning
-from marmo.pipelines.conditions import Condition, Conditions, stack
+from marmo.pipelines.card import LatentCard
 from marmo.pipelines.events import Event, Result, Stage, Step
-from marmo.pipelines.experts import Expert, check_model, check_refiner, chosen, hand_over, refining
+from marmo.pipelines.experts import Expert, check_model, check_refiner, check_told, chosen, hand_over, refining
+from marmo.pipelines.painter import Painter, resolved
 from marmo.pipelines.pixels import to_pictures, to_tensor
 from marmo.pipelines.preview import linear_preview, tiny_preview
 from marmo.pipelines.provenance import records, weight_hashes
-from marmo.pipelines.text_encoders import Encoded, TextEncoders, Tower
 from marmo.request import ImageRequest
-from marmo.text.bpe import ClipTokenizer, clip_tokenizer
-from marmo.text.emphasis import Emphasis
-from marmo.text.prompt import Chunk
-from marmo.weights.keymap import fill
-from marmo.weights.kinds import Slot
-
-LATENTS_PER_CALL = 16 * 64 * 64
-"""More rows than this many latents are asked in several calls, so that a large batch does not need a large memory."""
-
-T = TypeVar("T")
 
 
-class Question(NamedTuple):
-    """Noisy latents B C H W at one sigma (no axes), to be seen under one condition."""
-
-    x: Tensor
-    sigma: Tensor
-    condition: Condition
-
-
-class LatentDiffusion:
-    """A text encoder, a U-Net and an autoencoder that paint together.
+class LatentDiffusion(Painter):
+    """A model that paints requests.
 
     Args:
         card: the model; its weights are not read before `load` or the first picture.
@@ -67,33 +39,24 @@ class LatentDiffusion:
         device: torch.device,
         dtype: torch.dtype,
         preview: TinyDecoder | None = None,
-        refiner: "LatentDiffusion | None" = None,
+        refiner: Painter | None = None,
     ) -> None:
-        self.card, self.device, self.dtype, self.refiner = card, device, dtype, refiner
+        super().__init__(card, device, dtype)
         if refiner is not None:
             check_refiner(card, refiner.card)
-        self.tokenizer = ClipTokenizer.from_folder(card.tokenizer) if card.tokenizer else clip_tokenizer()
-        self.parametrisation = Parametrisation(card.target, noise.NoiseTable(card.betas))
-        with blueprint():
-            self.encoders = TextEncoders(tuple(_tower(tower) for tower in card.towers))
-            self.unet, self.vae = UNet(card.unet), VAE(card.vae)
+        self.refiner = refiner
         self.preview = linear_preview(self.vae) if preview is None else tiny_preview(preview)
-        self.loaded = False
+
+    @property
+    def painters(self) -> tuple[Painter, ...]:
+        """The model itself and, if there is one, its refiner."""
+        return (self,) if self.refiner is None else (self, self.refiner)
 
     def load(self) -> None:
         """Read the weights, if they are not read yet."""
-        if self.loaded:
-            return
-        for slot, network in self.networks.items():
-            fill(network, self.card.weights[slot], self.dtype, self.device)
+        super().load()
         if self.refiner is not None:
             self.refiner.load()
-        self.loaded = True
-
-    @property
-    def networks(self) -> dict[Slot, nn.Module]:
-        """The networks by the names of their weights in the card."""
-        return {**self._text_networks(), "unet": self.unet, "vae": self.vae}
 
     def generate(self, request: ImageRequest) -> Result:
         """Paint a request to its end."""
@@ -123,18 +86,20 @@ class LatentDiffusion:
             sigmas,
             self._noise(request, source, x),
             request.eta,
-            self.parametrisation.table,
+            self.table,
         )
         latents = yield from self._walk(sampling, experts, len(sigmas) - 1)
         yield Stage("decoding")
-        decoded = [self._decode(row) for row in torch.split(latents, 1)]
+        cards = [expert.painter.card for expert in experts]
+        decoded = [self.decode(row) for row in torch.split(latents, 1)]
         pictures = tuple(picture for pixels, _ in decoded for picture in to_pictures(pixels))
         notes += (first_stage.WIDENED,) * any(widened for _, widened in decoded)
-        yield Result(pictures, records(request, self._cards(request), sigmas, self.device, self.dtype), notes)
+        yield Result(pictures, records(request, cards, sigmas, self.device, self.dtype), notes)
 
     def resolve(self, request: ImageRequest) -> ImageRequest:
         """The request with nothing left open; see `ImageRequest.resolve`.  Another model's request is refused."""
         check_model(request, self.card, None if self.refiner is None else self.refiner.card)
+        check_told(request, [painter.card for painter in self.painters[: 2 if request.refiner.model else 1]])
         return self._sized(request).resolve(self.card.defaults)
 
     def sigmas(self, request: ImageRequest) -> Tensor:
@@ -146,24 +111,8 @@ class LatentDiffusion:
 
     def _schedule(self, request: ImageRequest) -> Tensor:
         """The noise levels from pure noise, also where the run starts later."""
-        table = self.parametrisation.table
-        assert table is not None
-        return schedules.schedule(
-            resolved(request.schedule), table, resolved(request.steps), request.discard_penultimate
-        )
-
-    def ask(self, questions: Sequence[Question]) -> list[Tensor]:
-        """x0 for every question, B C H W each, float32.  Questions of many pictures and steps may stand together."""
-        x = torch.cat([question.x for question in questions])
-        sigma = torch.cat([question.sigma.expand(len(question.x)) for question in questions])
-        conditions = [question.condition for question in questions for _ in question.x]
-        most = max(1, LATENTS_PER_CALL // (x.shape[2] * x.shape[3]))
-        x0 = [self._denoise(x[rows], sigma[rows], conditions[rows]) for rows in _calls(conditions, most)]
-        return list(torch.split(torch.cat(x0), [len(question.x) for question in questions]))
-
-    def _denoise(self, x: Tensor, sigma: Tensor, conditions: Sequence[Condition]) -> Tensor:
-        context, vector = stack(conditions)
-        return denoise(lambda x, t: self.unet(x.to(self.dtype), t, context, vector), self.parametrisation, x, sigma)
+        name, steps = resolved(request.schedule), resolved(request.steps)
+        return schedules.schedule(name, self.table, steps, request.discard_penultimate)
 
     def _sized(self, request: ImageRequest) -> ImageRequest:
         """A request that starts from a picture and names no size has the picture's, cut to what the model can paint."""
@@ -174,43 +123,18 @@ class LatentDiffusion:
         width, height = (max(side // factor, 1) * factor for side in picture.size)
         return ImageRequest.model_validate(request.model_copy(update={"width": width, "height": height}).model_dump())
 
+    def hashes(self) -> dict[str, str]:
+        """The sha256 of every weight file, by its name in a record."""
+        return weight_hashes([painter.card for painter in self.painters])
+
     def _experts(self, request: ImageRequest, sigmas: Tensor) -> tuple[tuple[Expert, ...], tuple[str, ...]]:
         """Who paints which part of the way, and what the user should know of the prompts."""
-        guidance, notes = self._guidance(request, sigmas)
+        guidance, notes = self.guidance(request, sigmas)
         first = Expert(math.inf, self, guidance)
         if self.refiner is None or request.refiner.model is None:
             return (first,), notes
-        table, refiner = self.parametrisation.table, self.refiner
-        assert table is not None
-        guidance, _ = refiner._guidance(refining(request, refiner.card), sigmas)
-        return (first, Expert(hand_over(table, request.refiner.switch), refiner, guidance)), notes
-
-    def hashes(self) -> dict[str, str]:
-        """The sha256 of every weight file, by its name in a record."""
-        cards = [self.card] if self.refiner is None else [self.card, self.refiner.card]
-        return weight_hashes(cards)
-
-    def _cards(self, request: ImageRequest) -> tuple[LatentCard, ...]:
-        """Of all models that paint the request."""
-        second = () if self.refiner is None or request.refiner.model is None else (self.refiner.card,)
-        return self.card, *second
-
-    def _guidance(self, request: ImageRequest, sigmas: Tensor) -> tuple[Guidance[Condition], tuple[str, ...]]:
-        """The prompts' pull, as the request wants it, and what the user should know of them."""
-        conditions = Conditions(self.unet, self.card.told, request)
-        return Conditioning(
-            request,
-            Clock.of(request, sigmas),
-            self.tokenizer,
-            self.encoders.context_length,
-            lambda chunks, emphasis: self._encode(chunks, resolved(request.clip_skip), emphasis),
-            lambda text: conditions.of(text.encoded, text.is_negative, text.is_empty),
-        ).guidance(self.parametrisation)
-
-    def _encode(self, chunks: Sequence[Chunk], skip: int, emphasis: Emphasis) -> Encoded:
-        encoded = self.encoders.encode(chunks, skip, emphasis)
-        self._finite(encoded.states, *self._text_networks())
-        return encoded
+        guidance, _ = self.refiner.guidance(refining(request, self.refiner.card), sigmas)
+        return (first, Expert(hand_over(self.table, request.refiner.switch), self.refiner, guidance)), notes
 
     def _start(
         self, request: ImageRequest, sigmas: Tensor, source: sources.NoiseSource, picture: Image.Image | None
@@ -223,15 +147,8 @@ class LatentDiffusion:
             amplitude = (1 + sigma**2).sqrt() if request.start == "diffusers" else sigma
             return source.start(shape).to(self.device) * amplitude
         pixels = to_tensor(picture, width, height).to(self.device)
-        x0 = self._moments(pixels).sample(source.normal(shape).to(self.device))
+        x0 = self.moments(pixels).sample(source.normal(shape).to(self.device))
         return x0 + source.start(shape).to(self.device) * sigma
-
-    def _moments(self, pixels: Tensor) -> Moments:
-        moments = first_stage.encode(self.vae, pixels)
-        if self.dtype != torch.float32 and not bool(torch.isfinite(moments.mean).all()):
-            with first_stage.widened(self.vae):
-                moments = first_stage.encode(self.vae, pixels)
-        return Moments(self._finite(moments.mean, "vae"), self._finite(moments.logvar, "vae"))
 
     def _noise(self, request: ImageRequest, source: sources.NoiseSource, x: Tensor) -> samplers.Noise:
         """The steps' noise: increments of a path for the samplers that need one, else fresh."""
@@ -252,47 +169,6 @@ class LatentDiffusion:
                 return end.value
             yield Step(query.index, total, float(query.sigma), prediction.x0, self.preview)
 
-    def answer(self, query: samplers.Query, guidance: Guidance[Condition]) -> samplers.Prediction:
-        """What the network sees under a guidance."""
-        rows = guidance.rows(query.index, float(query.sigma))
-        x0s = self.ask([Question(query.x, query.sigma, row) for row in rows])
-        prediction = guidance.combine(query, x0s)
-        self._finite(prediction.x0, "unet")
-        return prediction
-
-    def _decode(self, latents: Tensor) -> tuple[Tensor, bool]:
-        """Pixels, and whether half precision was too narrow for them."""
-        pixels = first_stage.decode(self.vae, latents)
-        if self.dtype == torch.float32 or bool(torch.isfinite(pixels).all()):
-            return self._finite(pixels, "vae"), False
-        with first_stage.widened(self.vae):
-            return self._finite(first_stage.decode(self.vae, latents), "vae"), True
-
-    def _text_networks(self) -> dict[Slot, nn.Module]:
-        towers = zip(self.card.towers, self.encoders.towers, strict=True)
-        return {card.slot: tower.network for card, tower in towers}
-
-    def _finite(self, values: Tensor, *networks: Slot) -> Tensor:
-        """The values themselves, which these networks made, or `ValueError` that says why they are not numbers."""
-        if bool(torch.isfinite(values).all()):
-            return values
-        for network in networks:
-            for name, weight in self.networks[network].named_parameters():
-                if not bool(torch.isfinite(weight).all()):
-                    raise ValueError(
-                        f"{self.card.name} is damaged: {network} weight {name} holds values that are no numbers"
-                    )
-        if self.dtype == torch.float32:
-            raise ValueError(f"{self.card.name} is damaged: its {networks[0]} overflows even in float32")
-        name = str(self.dtype).removeprefix("torch.")
-        raise ValueError(f"the {networks[0]} overflowed in {name}; load the model with dtype float32")
-
-
-def resolved(value: T | None) -> T:
-    """A field of a request after `resolve`, where this model's fields are never None."""
-    assert value is not None, "the request is not resolved"
-    return value
-
 
 def _source(request: ImageRequest) -> sources.NoiseSource:
     """The request's random numbers."""
@@ -312,16 +188,3 @@ def _init_image(request: ImageRequest) -> Image.Image | None:
         return decode_image(request.init_image)
     except ValueError as error:
         raise ValueError(f"init_image: {error}") from None
-
-
-def _tower(card: TowerCard) -> Tower:
-    return Tower(ClipText(card.config), card.pad, card.final_norm)
-
-
-def _calls(conditions: Sequence[Condition], most: int) -> Iterator[slice]:
-    """The rows in slices of at most `most`, each of prompts of one length, which alone can be stacked."""
-    first = 0
-    for _, rows in groupby(condition.length for condition in conditions):
-        end = first + len(list(rows))
-        yield from (slice(start, min(start + most, end)) for start in range(first, end, most))
-        first = end

@@ -25,7 +25,7 @@ class Encoded(NamedTuple):
     states: Tensor
     """1 T' D: the chunks one after another, the towers side by side."""
     pooled: Tensor | None
-    """B P: each chunk as one vector, from the tower that has a projection; none where no tower has."""
+    """B P: each chunk as one vector, from the tower that pools; none where no tower does."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Tower:
     """The token that fills a chunk up."""
     final_norm: bool
     """Whether the final norm follows the layer that is read: so in Stable Diffusion 1 and 2, not in SDXL."""
+    pools: bool
+    """Whether the text is wanted as one vector too."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class TextEncoders:
         ids = torch.tensor(rows, device=network.positions.device)  # B T, or one row more
         hidden = network.hidden(ids, skip)  # B T W
         states = network.norm(hidden) if tower.final_norm else hidden
-        pooled = None if network.proj is None else network.embed(hidden[: len(chunks)], ids[: len(chunks)], skip)
+        pooled = network.embed(hidden[: len(chunks)], ids[: len(chunks)], skip) if tower.pools else None
         if plain:
             return states, pooled
         weights = torch.tensor([_weights(chunk.weights, length) for chunk in chunks], device=states.device)

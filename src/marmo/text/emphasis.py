@@ -24,21 +24,15 @@ def interpolated(states: Tensor, weights: Tensor, empty: Tensor) -> Tensor:
     return moved.where(weights[..., None] != 1, states)
 
 
-def restored(states: Tensor, weights: Tensor, empty: Tensor) -> Tensor:
-    """Every chunk's states times their weights, then all times one number that brings their mean back.
+def restored(counts: Sequence[int] = (1,)) -> Emphasis:
+    """Every chunk's states times their weights, then all times one number that brings the chunk's mean back.
 
-    A1111's default, "Original" (`modules/sd_emphasis.py`).  A weight touches every token of its chunk.
-    """
-    return together((1,) * len(states))(states, weights, empty)
-
-
-def together(counts: Sequence[int]) -> Emphasis:
-    """`restored` for texts that share their means: A1111 encodes what a prompt says at its different steps together.
-
-    The states that it takes hold one text after the other, all of as many chunks.
+    A1111's default, "Original" (`modules/sd_emphasis.py`).  A weight touches every token of its chunk.  What a prompt
+    says at its different steps A1111 encodes together, and the mean is that of all these texts.
 
     Args:
-        counts: how often A1111 encodes each of the texts.
+        counts: for each text how often A1111 encodes it.  The states hold one text after the other, all of as many
+            chunks.
     """
 
     def emphasis(states: Tensor, weights: Tensor, empty: Tensor) -> Tensor:

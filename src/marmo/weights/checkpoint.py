@@ -167,7 +167,7 @@ def _kind_of_folder(path: Path) -> Kind:
 
 
 def _tokenizers(path: Path, places: Mapping[Slot, Place]) -> dict[Slot, Path]:
-    folders = {slot: path / place.tokenizer for slot, place in places.items() if place.tokenizer}
+    folders: dict[Slot, Path] = {slot: path / place.tokenizer for slot, place in places.items() if place.tokenizer}
     return {slot: folder for slot, folder in folders.items() if folder.is_dir()}
 
 

@@ -36,12 +36,15 @@ NOISE = (
 FILLED = ("num_cut", "embed_width")
 """What a reader of a single file will believe to be there, since it is filled in."""
 
+PIXELS = 8
+"""Per latent, in diffusers' `sample_size` of a whole model."""
+
 FILLER_KEY = "marmo.filler"
 """Names, in a single file's metadata, the tensors that stand for weights which a folder had left out."""
 
 
 def write_single_file(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None = None) -> None:
-    """One safetensors file with the authors' names; of one network, or of all three below CompVis's prefixes."""
+    """One safetensors file with the authors' names; of one network, or of all of a model below their prefixes."""
     if path.suffix != ".safetensors":
         raise ValueError(
             f"a single file ends in .safetensors, not in {path.suffix!r}; for a folder give a name without dot"
@@ -63,7 +66,7 @@ def write_folder(
     max_shard_bytes: int = sys.maxsize,
     variant: str | None = None,
 ) -> None:
-    """A diffusers folder; of one network its own folder, of all three a pipeline's.
+    """A diffusers folder; of one network its own folder, of a whole model a pipeline's.
 
     Args:
         max_shard_bytes: larger weights are split into several files and an index.
@@ -73,18 +76,19 @@ def write_folder(
     if kind is None:
         _write_component(next(iter(checkpoint.parts.values())), folder, dtype, max_shard_bytes, variant)
         return
+    scheduler = _scheduler(checkpoint, kind)
     for slot, part in checkpoint.parts.items():
         bare = replace(part.tensors, metadata={})  # METADATA_FILE has it
         config = kind.for_folder(part.config)
         kept = Part(part.form, config, only(bare, expected(config)))
-        _write_component(kept, folder / kind.places[slot].folder, dtype, max_shard_bytes, variant)
+        said = {"sample_size": kind.side_for(scheduler.get("prediction_type")) // PIXELS} if slot == "unet" else {}
+        _write_component(kept, folder / kind.places[slot].folder, dtype, max_shard_bytes, variant, said)
     for slot, place in kind.places.items():
         if place.tokenizer is not None:
             _tokenizer(checkpoint, slot).save(folder / place.tokenizer)
     metadata = {key: value for key, value in checkpoint.metadata.items() if key != FILLER_KEY}
     if metadata:
         _write_json(folder / METADATA_FILE, metadata, sort=False)
-    scheduler = _scheduler(checkpoint, kind)
     _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     _write_json(folder / "model_index.json", _index(checkpoint, kind, scheduler))  # last: without it none is finished
 
@@ -115,13 +119,23 @@ def _index(checkpoint: Checkpoint, kind: Kind, scheduler: Json) -> Json:
 
 
 def _write_component(
-    part: Part, folder: Path, dtype: torch.dtype | None, max_shard_bytes: int, variant: str | None
+    part: Part,
+    folder: Path,
+    dtype: torch.dtype | None,
+    max_shard_bytes: int,
+    variant: str | None,
+    said: Json | None = None,
 ) -> None:
+    """One network's folder.
+
+    Args:
+        said: what its config.json shall say beside the config.
+    """
     to_json = written(part.network, "diffusers").to_json
     assert to_json is not None
     tensors, stem = _foreign(part, "diffusers", dtype), STEMS.get(part.network, "diffusion_pytorch_model")
     write_sharded(folder, stem, tensors, max_shard_bytes, variant)
-    _write_json(folder / "config.json", to_json(part.config))
+    _write_json(folder / "config.json", {**to_json(part.config), **(said or {})})
 
 
 def _single(checkpoint: Checkpoint, slot: Slot, dtype: torch.dtype | None) -> Tensors:
@@ -196,9 +210,13 @@ def _untold_noise(checkpoint: Checkpoint) -> list[str]:
 
 
 def _untold_padding(checkpoint: Checkpoint) -> list[str]:
-    places = checkpoint.kind.places if checkpoint.kind else {}
-    pads = {slot: (_tokenizer(checkpoint, slot).pad, place.pad) for slot, place in places.items() if place.tokenizer}
-    return [f"padding {slot} with token {pad}" for slot, (pad, usual) in pads.items() if pad != usual]
+    if checkpoint.kind is None:
+        return []
+    usual: dict[Slot, int | None] = {
+        slot: place.pad for slot, place in checkpoint.kind.places.items() if place.tokenizer
+    }
+    pads = [(slot, _tokenizer(checkpoint, slot).pad, pad) for slot, pad in usual.items()]
+    return [f"padding {slot} with token {pad}" for slot, pad, wanted in pads if pad != wanted]
 
 
 def _tokenizer(checkpoint: Checkpoint, slot: Slot) -> ClipTokenizer:

@@ -46,12 +46,20 @@ class Kind:
     places: Mapping[Slot, Place]
     latent_scale: float
     """Of its autoencoder; a single file does not say it."""
+    side: int = 512
+    """Pixels along the side of the pictures that it was trained with."""
+    v_side: int | None = None
+    """The same of those models of the kind that predict v, where they are others."""
     cuts_text: bool = False
     """Whether its folders leave out the last layer of the text encoder, since the model reads the one before."""
     index: Json
     """Of a folder's model_index.json, what is not in `places`."""
     scheduler: Json
     """A folder's scheduler_config.json."""
+
+    def side_for(self, prediction: object) -> int:
+        """Pixels along the side, by diffusers' `prediction_type`."""
+        return self.v_side if prediction == "v_prediction" and self.v_side is not None else self.side
 
     def single_config(self, config: NetworkConfig) -> NetworkConfig:
         """A network's config, read from names and shapes, with what this kind's single files leave unsaid."""
@@ -130,6 +138,7 @@ SD2 = Kind(
         **_UNET_AND_VAE,
     },
     latent_scale=0.18215,
+    v_side=768,
     cuts_text=True,
     index=_STABLE_DIFFUSION,
     scheduler={"_class_name": "DDIMScheduler", **_LEVELS},
@@ -158,6 +167,7 @@ SDXL = Kind(
         **_UNET_AND_VAE,
     },
     latent_scale=0.13025,
+    side=1024,
     index={
         "_class_name": "StableDiffusionXLPipeline",
         "feature_extractor": _NOTHING,

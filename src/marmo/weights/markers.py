@@ -80,7 +80,7 @@ def _noise(file: Tensors) -> dict[str, object]:
     if alphas is None or _same(alphas, STABLE_DIFFUSION.alphas()):
         return {}
     before = torch.cat([alphas.new_ones(1), alphas[:-1]])
-    return {"trained_betas": (1 - alphas / before).tolist()}
+    return {"trained_betas": [float(beta) for beta in 1 - alphas / before]}
 
 
 def _alphas(file: Tensors) -> Tensor | None:

@@ -33,10 +33,10 @@ from marmo.diffusion.samplers.singlestep import dpm_2, dpm_2_ancestral, dpmpp_2s
 from marmo.diffusion.samplers.unipc import unipc, unipc_bh2
 
 __all__ = [
-    "BROWNIAN", "CFG_PP", "DETERMINISTIC", "NOISY", "WITH_ETA", "Answer", "Clock", "Noise", "Prediction", "Query",
-    "Sampling", "deis", "dpm_2", "dpm_2_ancestral", "dpmpp_2m", "dpmpp_2m_cfg_pp", "dpmpp_2m_sde", "dpmpp_2m_sde_heun",
-    "dpmpp_2s_ancestral", "dpmpp_3m_sde", "dpmpp_sde", "drive", "euler", "euler_cfg_pp", "heun", "lcm", "lms", "plms",
-    "restart", "run", "sampling", "tcd", "unipc", "unipc_bh2",
+    "ASK_TWICE", "BROWNIAN", "CFG_PP", "DETERMINISTIC", "NOISY", "WITH_ETA", "Answer", "Clock", "Noise", "Prediction",
+    "Query", "Sampling", "deis", "dpm_2", "dpm_2_ancestral", "dpmpp_2m", "dpmpp_2m_cfg_pp", "dpmpp_2m_sde",
+    "dpmpp_2m_sde_heun", "dpmpp_2s_ancestral", "dpmpp_3m_sde", "dpmpp_sde", "drive", "euler", "euler_cfg_pp", "heun",
+    "lcm", "lms", "plms", "restart", "run", "sampling", "tcd", "unipc", "unipc_bh2",
 ]  # fmt: skip
 
 DETERMINISTIC: Mapping[str, Callable[[Tensor, Tensor], Sampling]] = {
@@ -70,6 +70,9 @@ NOISY: Mapping[str, Callable[[Tensor, Tensor, Noise], Sampling]] = {"lcm": lcm, 
 
 BROWNIAN = frozenset({"dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde"})
 """Those whose noise is the increment of a path."""
+
+ASK_TWICE = frozenset({"heun", "dpm_2", "dpm_2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde", "restart"})
+"""Those with two questions in every step but the last."""
 
 CFG_PP = frozenset({"euler_cfg_pp", "euler_ancestral_cfg_pp", "dpmpp_2m_cfg_pp"})
 """Those that need the unconditional answer, at a guidance scale of 1 too."""

@@ -14,7 +14,7 @@ LOW, HIGH = 0.1, 2.0
 
 
 def restart(x: Tensor, sigmas: Tensor, noise: Noise) -> Sampling:
-    """With the settings of A1111: none below 20 steps, one of 9 steps up to 35, then two of a quarter of the steps each.
+    """A1111's settings: no restart below 20 steps, one of 9 steps up to 35, then two of a quarter of the steps each.
 
     The steps of the restarts are taken from the run: with restarts its levels are spaced anew, as Karras et al. do,
     between the ends of `sigmas`.

@@ -22,6 +22,7 @@ _SCHEDULE = (
 
 LEFTOVERS: tuple[Drop, ...] = (
     *(Drop(name, "the noise schedule as a table, which is computed") for name in _SCHEDULE),
+    Drop("denoiser.sigmas", "the noise levels as a table in SDXL's training, which is computed"),
     Drop("lvlb_weights", "the weights of the variational bound, which only training uses"),
     Drop("logvar", "the learned weights of the loss, which only training uses"),
     Drop("scale_factor", "the scale of the latents, which the autoencoder's config holds"),

@@ -53,7 +53,11 @@ def _given(values: object, zero_snr: bool) -> Betas:
 
 def _is_table(values: object) -> TypeGuard[Sequence[float]]:
     return (
-        isinstance(values, list)
+        _is_list(values)
         and 1 < len(values) <= MAX_LEVELS
         and all(isinstance(value, float) and 0 < value <= 1 for value in values)
     )
+
+
+def _is_list(values: object) -> TypeGuard[Sequence[object]]:
+    return isinstance(values, list)

@@ -1,0 +1,163 @@
+"""What A1111's infotext means: a request in A1111's prompt syntax, with its start and its noise.
+
+Keys and the meaning of absent ones are those of A1111 1.10 (`modules/infotext_utils.py`, `infotext_versions.py` and
+`create_infotext` in `processing.py`); Forge, SD.Next and many tools write the same.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+
+from marmo.files.foreign import Foreign, as_request, number, whole_number
+from marmo.files.infotext import Infotext, parse_infotext
+from marmo.solver_names import A1111_DISCARDS, ETA, read_solver
+
+# What the request takes over, and what says nothing about how the picture was painted.
+READ = frozenset(
+    [
+        "Steps",
+        "Sampler",
+        "Schedule type",
+        "CFG scale",
+        "Seed",
+        "Size-1",
+        "Size-2",
+        "Model hash",
+        "Model",
+        "Denoising strength",
+        "Clip skip",
+        "Variation seed",
+        "Variation seed strength",
+        "RNG",
+        "Eta",
+        "Eta DDIM",
+        "SGM noise multiplier",
+        "Discard penultimate sigma",
+        "Prompt syntax",
+        "Version",
+        "User",
+        "Init image hash",
+        "Batch size",
+        "Batch pos",
+        "App",
+        "Parser",
+    ]
+)
+# Pairs that say what is so in Marmo anyway.
+HARMLESS: Mapping[str, str] = {
+    "Emphasis": "Original",
+    "VAE Encoder": "Full",
+    "VAE Decoder": "Full",
+    "ENSD": "0",
+    "Noise Schedule": "Default",
+    "FP8 weight": "Disable",
+    "Tiling": "False",
+}
+HALF_ALPHAS = (1, 7, 0, 225)  # before this version A1111 rounded its noise levels
+NEW_TIMELINES = (1, 6, 0, 0)
+
+GPU_NOISE = (
+    "the infotext names no noise source, which means the graphics card's own; philox draws the same numbers as long as "
+    "a picture has no more latent numbers than the card runs threads, and on a smaller card the picture was another one"
+)
+
+
+def read_a1111(text: str) -> Foreign:
+    """Infotext as a request; `ValueError`, in one sentence, for text without parameters and for what cannot be."""
+    info = parse_infotext(text)
+    if not info.pairs:
+        raise ValueError("the text holds no parameters of A1111: its last line has fewer than three pairs")
+    fields = _fields(info)
+    lost = [_short(f"{key}: {value}") for key, value in info.pairs.items() if key not in READ and not _same(key, value)]
+    eta = info.pairs.get("Eta DDIM" if fields["sampler"] == "ddim" else "Eta")
+    if eta is not None and fields["sampler"] in ETA:
+        fields["eta"] = number(eta, "Eta")
+    elif eta is not None:
+        lost.append(f"Eta: {eta}"[:80])
+    return Foreign(
+        _program(info.pairs.get("Version", "")),
+        as_request(fields, "A1111"),
+        tuple(lost),
+        tuple(_notes(info)),
+        info.pairs.get("Model"),
+        info.pairs.get("Model hash"),
+    )
+
+
+def _fields(info: Infotext) -> dict[str, object]:
+    pairs = info.pairs
+    solver = read_solver(pairs.get("Sampler", "Euler"), pairs.get("Schedule type", "Automatic"))
+    is_hires = any(key.startswith("Hires ") for key in pairs)  # whose strength it then is
+    strength = None if is_hires else _read(pairs, "Denoising strength", number)
+    discards = solver.sampler in A1111_DISCARDS or pairs.get("Discard penultimate sigma") == "True"
+    is_centred = pairs.get("SGM noise multiplier") == "True" and strength is None
+    return {
+        "prompt": info.prompt,
+        "negative_prompt": info.negative_prompt,
+        "prompt_syntax": pairs.get("Prompt syntax", "a1111"),
+        "steps": _read(pairs, "Steps", whole_number),
+        "sampler": solver.sampler,
+        "schedule": solver.schedule,
+        "discard_penultimate": discards,
+        "guidance_scale": _read(pairs, "CFG scale", number),
+        "seed": _read(pairs, "Seed", whole_number),
+        "width": _read(pairs, "Size-1", whole_number),
+        "height": _read(pairs, "Size-2", whole_number),
+        "clip_skip": _read(pairs, "Clip skip", whole_number),
+        "strength": strength,
+        "start": "diffusers" if is_centred else "a1111",
+        "noise_source": _noise_source(pairs.get("RNG", "GPU")),
+        "variation": _variation(pairs),
+    }
+
+
+def _read(pairs: Mapping[str, str], key: str, read: Callable[[object, str], float]) -> float | None:
+    return read(pairs[key], key) if key in pairs else None
+
+
+def _noise_source(name: str) -> str:
+    sources = {"cpu": "torch-cpu", "nv": "philox", "gpu": "philox", "comfy": "comfy"}
+    if name.lower() not in sources:
+        raise ValueError(f"the infotext's noise source {name[:40]!r} does not exist; A1111's are GPU, CPU and NV")
+    return sources[name.lower()]
+
+
+def _variation(pairs: Mapping[str, str]) -> dict[str, object] | None:
+    strength = _read(pairs, "Variation seed strength", number)
+    if not strength:
+        return None
+    return {"strength": strength, "seed": _read(pairs, "Variation seed", whole_number)}
+
+
+def _same(key: str, value: str) -> bool:
+    return HARMLESS.get(key) == value
+
+
+def _notes(info: Infotext) -> list[str]:
+    notes: list[str] = []
+    if info.pairs.get("RNG", "GPU") == "GPU":
+        notes.append(GPU_NOISE)
+    version = _version(info.pairs.get("Version", ""))
+    if version is not None and version < HALF_ALPHAS:
+        notes.append("A1111 before 1.7.0-225 rounded its noise levels to half precision, which Marmo does not")
+    if version is not None and version < NEW_TIMELINES and "[" in info.prompt:
+        notes.append("A1111 before 1.6.0 read numbers of at least 1 in [a:b:1.0] as steps; here they are shares")
+    return notes
+
+
+def _version(text: str) -> tuple[int, int, int, int] | None:
+    """`v1.7.0-225-g1234abcd`, Forge's `f2.0.1v1.10.1-previous-665-g1234abcd`; None for others."""
+    match = re.search(r"v(\d{1,6})\.(\d{1,6})\.(\d{1,6})(?:-(\d{1,9}))?", text[:200])
+    if match is None:
+        return None
+    major, minor, patch, commits = (int(part or 0) for part in match.groups())
+    return major, minor, patch, commits
+
+
+def _program(version: str) -> str:
+    if version.startswith("f"):
+        return f"Forge {version}"[:60]
+    return f"A1111 {version}".strip()[:60] if version[:1] in ("", "v") or version[:1].isdigit() else version[:60]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."

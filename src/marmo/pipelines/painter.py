@@ -1,0 +1,167 @@
+"""The networks of one model, loaded once, and all that a sampler or a picture can ask of them.
+
+Shapes: B pictures, C latent channels, H W height and width of the latents.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from marmo.diffusion.denoiser import Parametrisation, denoise
+from marmo.diffusion.guidance import Guidance
+from marmo.diffusion.noise import NoiseTable
+from marmo.diffusion.samplers import Prediction, Query
+from marmo.models.clip_text import ClipText
+from marmo.models.unet import UNet
+from marmo.models.vae import VAE, Moments
+from marmo.nn.blueprint import blueprint
+from marmo.pipelines import first_stage
+from marmo.pipelines.card import LatentCard, TowerCard
+from marmo.pipelines.conditioning import Clock, Conditioning
+from marmo.pipelines.conditions import Condition, Conditions, stack
+from marmo.pipelines.text_encoders import Encoded, TextEncoders, Tower
+from marmo.request import ImageRequest
+from marmo.text.bpe import ClipTokenizer, clip_tokenizer
+from marmo.text.emphasis import Emphasis
+from marmo.text.prompt import Chunk
+from marmo.weights.keymap import fill
+from marmo.weights.kinds import Slot
+
+LATENTS_PER_CALL = 16 * 64 * 64
+"""More rows than this many latents are asked in several calls, so that a large batch does not need a large memory."""
+
+T = TypeVar("T")
+
+
+class Question(NamedTuple):
+    """Noisy latents B C H W at one sigma (no axes), to be seen under one condition."""
+
+    x: Tensor
+    sigma: Tensor
+    condition: Condition
+
+
+class Painter:
+    """Text encoders, a U-Net and an autoencoder that belong together.
+
+    Args:
+        card: the model; its weights are not read before `load`.
+    """
+
+    def __init__(self, card: LatentCard, device: torch.device, dtype: torch.dtype) -> None:
+        self.card, self.device, self.dtype = card, device, dtype
+        self.tokenizer = ClipTokenizer.from_folder(card.tokenizer) if card.tokenizer else clip_tokenizer()
+        self.table = NoiseTable(card.betas)
+        self.parametrisation = Parametrisation(card.target, self.table)
+        with blueprint():
+            self.encoders = TextEncoders(tuple(_tower(tower) for tower in card.towers))
+            self.unet, self.vae = UNet(card.unet), VAE(card.vae)
+        self.loaded = False
+
+    def load(self) -> None:
+        """Read the weights, if they are not read yet."""
+        if self.loaded:
+            return
+        for slot, network in self.networks.items():
+            fill(network, self.card.weights[slot], self.dtype, self.device)
+        self.loaded = True
+
+    @property
+    def networks(self) -> dict[Slot, nn.Module]:
+        """The networks by the names of their weights in the card."""
+        return {**self._text_networks(), "unet": self.unet, "vae": self.vae}
+
+    def ask(self, questions: Sequence[Question]) -> list[Tensor]:
+        """x0 for every question, B C H W each, float32.  Questions of many pictures and steps may stand together."""
+        x = torch.cat([question.x for question in questions])
+        sigma = torch.cat([question.sigma.expand(len(question.x)) for question in questions])
+        conditions = [question.condition for question in questions for _ in question.x]
+        most = max(1, LATENTS_PER_CALL // (x.shape[2] * x.shape[3]))
+        x0 = [self._denoise(x[rows], sigma[rows], conditions[rows]) for rows in _calls(conditions, most)]
+        return list(torch.split(torch.cat(x0), [len(question.x) for question in questions]))
+
+    def _denoise(self, x: Tensor, sigma: Tensor, conditions: Sequence[Condition]) -> Tensor:
+        context, vector = stack(conditions)
+        return denoise(lambda x, t: self.unet(x.to(self.dtype), t, context, vector), self.parametrisation, x, sigma)
+
+    def guidance(self, request: ImageRequest, sigmas: Tensor) -> tuple[Guidance[Condition], tuple[str, ...]]:
+        """The prompts' pull, as the request wants it, and what the user should know of them."""
+        conditions = Conditions(self.unet, self.card.told, request)
+        return Conditioning(
+            request,
+            Clock.of(request, sigmas),
+            self.tokenizer,
+            self.encoders.context_length,
+            lambda chunks, emphasis: self._encode(chunks, resolved(request.clip_skip), emphasis),
+            lambda text: conditions.of(text.encoded, text.is_negative, text.is_empty),
+        ).guidance(self.parametrisation)
+
+    def _encode(self, chunks: Sequence[Chunk], skip: int, emphasis: Emphasis) -> Encoded:
+        encoded = self.encoders.encode(chunks, skip, emphasis)
+        self.finite(encoded.states, *self._text_networks())
+        return encoded
+
+    def moments(self, pixels: Tensor) -> Moments:
+        """Pixels -> their scaled latents; in float32 where half precision is too narrow for them."""
+        moments = first_stage.encode(self.vae, pixels)
+        if self.dtype != torch.float32 and not bool(torch.isfinite(moments.mean).all()):
+            with first_stage.widened(self.vae):
+                moments = first_stage.encode(self.vae, pixels)
+        return Moments(self.finite(moments.mean, "vae"), self.finite(moments.logvar, "vae"))
+
+    def answer(self, query: Query, guidance: Guidance[Condition]) -> Prediction:
+        """What the network sees under a guidance."""
+        rows = guidance.rows(query.index, float(query.sigma))
+        x0s = self.ask([Question(query.x, query.sigma, row) for row in rows])
+        prediction = guidance.combine(query, x0s)
+        self.finite(prediction.x0, "unet")
+        return prediction
+
+    def decode(self, latents: Tensor) -> tuple[Tensor, bool]:
+        """Scaled latents -> pixels, and whether half precision was too narrow for them."""
+        pixels = first_stage.decode(self.vae, latents)
+        if self.dtype == torch.float32 or bool(torch.isfinite(pixels).all()):
+            return self.finite(pixels, "vae"), False
+        with first_stage.widened(self.vae):
+            return self.finite(first_stage.decode(self.vae, latents), "vae"), True
+
+    def _text_networks(self) -> dict[Slot, nn.Module]:
+        towers = zip(self.card.towers, self.encoders.towers, strict=True)
+        return {card.slot: tower.network for card, tower in towers}
+
+    def finite(self, values: Tensor, *networks: Slot) -> Tensor:
+        """The values themselves, which these networks made, or `ValueError` that says why they are not numbers."""
+        if bool(torch.isfinite(values).all()):
+            return values
+        for network in networks:
+            for name, weight in self.networks[network].named_parameters():
+                if not bool(torch.isfinite(weight).all()):
+                    raise ValueError(
+                        f"{self.card.name} is damaged: {network} weight {name} holds values that are no numbers"
+                    )
+        if self.dtype == torch.float32:
+            raise ValueError(f"{self.card.name} is damaged: its {networks[0]} overflows even in float32")
+        name = str(self.dtype).removeprefix("torch.")
+        raise ValueError(f"the {networks[0]} overflowed in {name}; load the model with dtype float32")
+
+
+def resolved(value: T | None) -> T:
+    """A field of a request after `resolve`, where this model's fields are never None."""
+    assert value is not None, "the request is not resolved"
+    return value
+
+
+def _tower(card: TowerCard) -> Tower:
+    return Tower(ClipText(card.config), card.pad, card.final_norm, card.pools)
+
+
+def _calls(conditions: Sequence[Condition], most: int) -> Iterator[slice]:
+    """The rows in slices of at most `most`, each of prompts of one length, which alone can be stacked."""
+    first = 0
+    for _, rows in groupby(condition.length for condition in conditions):
+        end = first + len(list(rows))
+        yield from (slice(start, min(start + most, end)) for start in range(first, end, most))
+        first = end
