@@ -340,6 +340,7 @@ def obeying(folder: Path, deed: str, change: str) -> tuple[str, list[str]]:
     return done.stdout, os.listdir(folder)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="address spaces have limits on Linux")
 def test_a_pickle_that_asks_for_memory_is_stopped(tmp_path: Path):
     path = tmp_path / "lists.ckpt"

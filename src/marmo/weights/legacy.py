@@ -21,7 +21,6 @@ from typing import BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-import marmo
 from marmo.weights.forms import recognise
 from marmo.weights.kinds import SD1
 from marmo.weights.legacy_plan import MAX_SECONDS
@@ -102,7 +101,7 @@ def open_legacy(path: Path) -> tuple[Tensors, tuple[str, ...]]:
 
 def _ask_child(file: BinaryIO) -> bytes:
     """The plan of a child that reads the open file, isolated from the user's packages and settings."""
-    root = Path(marmo.__file__).parent.parent
+    root = Path(__file__).parents[2]  # where this very package lies
     command = [sys.executable, "-I", "-S", "-B", "-c", _CHILD, str(root)]
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=quiet) as child:
