@@ -619,6 +619,40 @@ def test_convert_writes_no_pickle(marmo: Command, stand_in: Path, tmp_path: Path
     assert files(tmp_path) == []
 
 
+@pytest.mark.long
+def test_a_legacy_checkpoint_is_converted_and_inspected_and_else_refused(
+    marmo: Command, stand_in: Path, tmp_path: Path
+):
+    import torch
+
+    from marmo.weights import store
+
+    tensors, old, new = store.open_file(stand_in), tmp_path / "old.ckpt", tmp_path / "new.safetensors"
+    state = {name: tensors.read(name) for name in tensors.infos}
+    torch.save({"state_dict": state | {"model_ema.decay": torch.ones(1)}, "optimizer_states": [torch.ones(1)]}, old)
+    said = marmo("convert", old, new)
+    assert (said.code, said.out) == (0, f"{new}\n")
+    assert said.err == f"marmo: of {old} was left out: optimizer_states\n"
+    made = store.open_file(new)
+    assert made.infos == tensors.infos and all(torch.equal(made.read(name), state[name]) for name in state)
+    assert "803,204 parameters" in marmo("inspect", old).out
+    assert "`marmo convert` makes safetensors of it" in marmo("generate", "a fox", "--model", old).sentence
+
+
+def test_a_legacy_embedding_is_converted_by_its_names(marmo: Command, tmp_path: Path):
+    import torch
+
+    from marmo.weights import store
+
+    old, new = tmp_path / "style.pt", tmp_path / "style.safetensors"
+    torch.save({"string_to_param": {"*": torch.ones(2, 4)}, "name": "style"}, old)
+    assert marmo("convert", old, new, "--dtype", "float16").code == 0
+    made = store.open_file(new)
+    assert made.read("string_to_param.*").dtype == torch.float16 and made.metadata == {"name": "style"}
+    assert "string_to_param.*  float32  [2, 4]" in marmo("inspect", old).out
+    assert "holds no network" in marmo("convert", old, tmp_path / "folder").sentence
+
+
 def test_convert_and_inspect_of_nothing(marmo: Command, tmp_path: Path):
     text = tmp_path / "notes.txt"
     text.write_text("these are notes, and no weights")

@@ -636,7 +636,7 @@ def test_folders_without_weights(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no model.safetensors"):
         folders.open_part(tmp_path)
     (tmp_path / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x02}.")
-    with pytest.raises(ValueError, match=r"diffusion_pytorch_model.bin is a legacy pickle.*is not opened"):
+    with pytest.raises(ValueError, match=r"diffusion_pytorch_model.bin: it is a legacy pickle.*`marmo convert`"):
         folders.open_part(tmp_path)
     for name, message in {"absent": "absent: No such file", "config.json": "Not a directory"}.items():
         with pytest.raises(ValueError, match=message):

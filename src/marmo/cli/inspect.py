@@ -1,14 +1,16 @@
 """`marmo inspect`: what a checkpoint is, from its headers."""
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # help shall not wait for torch
     from marmo.weights.checkpoint import Checkpoint
+    from marmo.weights.store import Tensors
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,14 @@ class Inspect:
         """Open, describe."""
         from marmo.weights.checkpoint import open_checkpoint  # brings torch
         from marmo.weights.fingerprint import file_hash
+        from marmo.weights.legacy import WeightFiles
 
-        checkpoint = open_checkpoint(self.file)
+        files = WeightFiles()
+        strange = files.open_strange(self.file)
+        if strange is not None:
+            self._describe(strange, file_hash(self.file) if self.hash else None)
+            return _warn(files.report())
+        checkpoint = open_checkpoint(self.file, opener=files.open)
         parts = {
             network: {
                 "parameters": part.num_parameters,
@@ -43,7 +51,7 @@ class Inspect:
         if self.json:
             report = {"path": str(self.file), "layout": checkpoint.layout, "bytes": size, "parts": parts, **training}
             print(json.dumps(report | {"sha256": hashes} if hashes else report, default=vars))
-            return 0
+            return _warn(files.report())
         known = [f"{checkpoint.kind.title} that predicts {training['prediction']}"] if checkpoint.kind else []
         known += ["trained up to pure noise"] * bool(training.get("zero_snr"))
         print(f"{self.file}: {', '.join([checkpoint.layout, *known, _size(size)])}")
@@ -51,7 +59,31 @@ class Inspect:
             print(f"  {network:<13} {part.num_parameters:>13,} parameters  {', '.join(part.dtypes)}")
         for file, digest in hashes.items():
             print(f"  sha256 {digest}  {file}")
-        return 0
+        return _warn(files.report())
+
+    def _describe(self, tensors: "Tensors", digest: str | None) -> None:
+        """A legacy pickle that is no network which Marmo knows: what its tensors are."""
+        rows = {
+            name: {"dtype": str(info.dtype).removeprefix("torch."), "shape": list(info.shape)}
+            for name, info in tensors.infos.items()
+        }
+        size = self.file.stat().st_size
+        if self.json:
+            report = {"path": str(self.file), "layout": "legacy pickle", "bytes": size, "tensors": rows}
+            hashes = {"sha256": {str(self.file): digest}} if digest else {}
+            print(json.dumps(report | {"metadata": dict(tensors.metadata)} | hashes))
+            return
+        print(f"{self.file}: legacy pickle of no network that Marmo knows, {_size(size)}")
+        for name, row in rows.items():
+            print(f"  {name}  {row['dtype']}  {row['shape']}")
+        if digest:
+            print(f"  sha256 {digest}  {self.file}")
+
+
+def _warn(sentences: list[str]) -> int:
+    for sentence in sentences:
+        print(f"marmo: {sentence}", file=sys.stderr)
+    return 0
 
 
 def _training(checkpoint: "Checkpoint") -> dict[str, object]:

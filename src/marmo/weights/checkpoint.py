@@ -14,7 +14,7 @@ from typing import cast
 
 from marmo.models.unet import UNetConfig
 from marmo.weights import markers
-from marmo.weights.folders import open_part, part_files
+from marmo.weights.folders import Opener, open_part, part_files
 from marmo.weights.forms import Form, Json, Network, NetworkConfig, expected, recognise
 from marmo.weights.keymap import to_ours
 from marmo.weights.kinds import SD1, SD2, SDXL, SDXL_REFINER, Kind, Place, Slot, kind_of_names
@@ -74,24 +74,28 @@ class Checkpoint:
         return next(iter(self.tokenizers.values()), None)
 
 
-def open_checkpoint(path: Path, variant: str | None = None) -> Checkpoint:
+def open_checkpoint(path: Path, variant: str | None = None, opener: Opener = open_file) -> Checkpoint:
     """Recognise what lies at a path, by content.
+
+    Args:
+        opener: opens each weight file; the usual one refuses pickles.
 
     Raises `ValueError`, in one sentence, for what is not there, damaged, or of an architecture that we do not know.
     """
     if not path.is_dir():
-        return _open_single(path)
+        return _open_single(path, opener)
     if (path / "model_index.json").is_file():
-        return _open_folder(path, variant)
+        return _open_folder(path, variant, opener)
     if (path / "config.json").is_file():
-        return _alone(path, "folder", *_open_component(path, variant))
+        return _alone(path, "folder", *_open_component(path, variant, opener))
     if (path / "vocab.json").is_file():  # a network whose names tell its config, and its tokenizer
-        return _alone(path, "folder", _part(path, open_part(path, variant), None), part_files(path, variant))
+        part = _part(path, open_part(path, variant, opener), None)
+        return _alone(path, "folder", part, part_files(path, variant))
     raise ValueError(f"{path} holds no model: neither model_index.json nor config.json is in it")
 
 
-def _open_single(path: Path) -> Checkpoint:
-    tensors = open_file(path)
+def _open_single(path: Path, opener: Opener) -> Checkpoint:
+    tensors = opener(path)
     if any(name.startswith(SD1.places["unet"].prefix) for name in tensors.infos):
         return _open_whole(path, tensors)
     part = _part(path, tensors, _read_json(path.parent / "config.json") if _has_config(path) else None)
@@ -148,13 +152,13 @@ def _beginnings(name: str) -> list[str]:
     return [".".join(parts[: end + 1]) for end in range(len(parts))]
 
 
-def _open_folder(path: Path, variant: str | None) -> Checkpoint:
+def _open_folder(path: Path, variant: str | None, opener: Opener) -> Checkpoint:
     index = _read_json(path / "model_index.json")  # damaged, it is a sign of a broken download
     kind = _kind_of_folder(path)
     parts: dict[Slot, Part] = {}
     files: list[Path] = []
     for slot, place in kind.places.items():
-        part, its_files = _open_component(path / place.folder, variant, kind.folder_config)
+        part, its_files = _open_component(path / place.folder, variant, opener, kind.folder_config)
         if part.network != network_of(slot):
             raise ValueError(f"{path / place.folder} holds a {part.network} where a {network_of(slot)} belongs")
         parts[slot] = part
@@ -188,11 +192,14 @@ def _tokenizers(path: Path, places: Mapping[Slot, Place]) -> dict[Slot, Path]:
 
 
 def _open_component(
-    folder: Path, variant: str | None, whole: Callable[[NetworkConfig], NetworkConfig] | None = None
+    folder: Path,
+    variant: str | None,
+    opener: Opener,
+    whole: Callable[[NetworkConfig], NetworkConfig] | None = None,
 ) -> tuple[Part, tuple[Path, ...]]:
     if not folder.is_dir():
         raise ValueError(f"{folder} is missing")
-    part = _part(folder, open_part(folder, variant), _read_json(folder / "config.json"), None, whole)
+    part = _part(folder, open_part(folder, variant, opener), _read_json(folder / "config.json"), None, whole)
     return part, part_files(folder, variant)
 
 
@@ -233,7 +240,10 @@ def _config(form: Form, tensors: Tensors, config_json: Json | None) -> NetworkCo
 
 def _has_config(path: Path) -> bool:
     """Whether a file is one network of a folder, as `vae/diffusion_pytorch_model.safetensors` is."""
-    return path.name.startswith(("diffusion_pytorch_model", "model.")) and (path.parent / "config.json").is_file()
+    return (
+        path.name.startswith(("diffusion_pytorch_model", "pytorch_model", "model."))
+        and (path.parent / "config.json").is_file()
+    )
 
 
 def _read_json(path: Path) -> Json:

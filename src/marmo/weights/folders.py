@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from marmo.files.atomic import atomic_write
@@ -20,30 +20,43 @@ from marmo.weights.store import (
     write,
 )
 
-# The variant stands in any of three places; a shard is not a variant, its index leads to it.
-_PART = re.compile(
-    r"""
-    (?: diffusion_pytorch_model | model )
-    (?: \. (?! .* -\d{5}-of-\d{5} ) ([^.]+) )?      # model.fp16.safetensors
-    \.safetensors
-    (?: (?: \.([^.]+) )?                            # model.safetensors.fp16.index.json, from older diffusers
-        \.index
-        (?: \.([^.]+) )? \.json )?                  # model.safetensors.index.fp16.json
-    """,
-    re.VERBOSE,
-)
-_SHARD = re.compile(r"\w[\w.-]*\.safetensors")  # a plain name, which cannot lead out of the folder
-_PICKLE_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth"}
+
+def _pattern(stems: str, suffix: str) -> re.Pattern[str]:
+    """The names of weight files.  The variant stands in any of three places; a shard is not a variant."""
+    return re.compile(
+        rf"""
+        (?: {stems} )
+        (?: \. (?! .* -\d{{5}}-of-\d{{5}} ) ([^.]+) )?    # model.fp16.safetensors
+        \.{suffix}
+        (?: (?: \.([^.]+) )?                            # model.safetensors.fp16.index.json, from older diffusers
+            \.index
+            (?: \.([^.]+) )? \.json )?                  # model.safetensors.index.fp16.json
+        """,
+        re.VERBOSE,
+    )
 
 
-def open_part(folder: Path, variant: str | None = None) -> Tensors:
+_PART = _pattern("diffusion_pytorch_model | model", "safetensors")
+_LEGACY_PART = _pattern("diffusion_pytorch_model | pytorch_model", "bin")
+# Plain names, which cannot lead out of the folder.
+_SHARD = re.compile(r"\w[\w.-]*\.safetensors")
+_LEGACY_SHARD = re.compile(r"\w[\w.-]*\.bin")
+_PICKLE_SUFFIXES = {".ckpt", ".pt", ".pth"}
+
+Opener = Callable[[Path], Tensors]
+"""What opens one weight file: `store.open_file`, which refuses pickles, or `legacy.WeightFiles.open`."""
+
+
+def open_part(folder: Path, variant: str | None = None, opener: Opener = open_file) -> Tensors:
     """The weights in one component's folder of a diffusers or transformers model, in one file or in shards.
+
+    Pickles are looked at where there is no safetensors file.
 
     Args:
         variant: "fp16" and the like; without one, the plain weights, or the only variant where there are none.
     """
     path = _choose(folder, variant)
-    return _open_shards(path) if path.suffix == ".json" else open_file(path)
+    return _open_shards(path, opener) if path.suffix == ".json" else opener(path)
 
 
 def part_files(folder: Path, variant: str | None = None) -> tuple[Path, ...]:
@@ -74,19 +87,19 @@ def write_sharded(folder: Path, stem: str, tensors: Tensors, max_bytes: int, var
         _write_index(folder / f"{stem}.safetensors.index{suffix}.json", files)
 
 
-def _weights(folder: Path) -> dict[str, list[Path]]:
+def _weights(folder: Path, pattern: re.Pattern[str] = _PART) -> dict[str, list[Path]]:
     """The files in a folder that can be opened, by variant; that of plain weights is ""."""
     found: dict[str, list[Path]] = {}
     with blaming(folder):
         for path in sorted(folder.iterdir()):
-            if match := _PART.fullmatch(path.name):
+            if match := pattern.fullmatch(path.name):
                 variant = next(filter(None, match.groups()), "")
                 found.setdefault(variant, []).append(path)
     return found
 
 
 def _choose(folder: Path, variant: str | None) -> Path:
-    found = _weights(folder)
+    found = _weights(folder) or _weights(folder, _LEGACY_PART)
     if not found:
         raise ValueError(f"{folder}: {_why_empty(folder)}")
     if variant is None and len(found) == 1:
@@ -109,10 +122,10 @@ def _why_empty(folder: Path) -> str:
     return "it has no model.safetensors, no diffusion_pytorch_model.safetensors, and no index of either"
 
 
-def _open_shards(index: Path) -> Tensors:
+def _open_shards(index: Path, opener: Opener) -> Tensors:
     """The files that an index names, which must hold exactly the tensors that it gives to them."""
     weight_map = _read_index(index)
-    shards = {file: open_file(index.parent / file) for file in sorted(set(weight_map.values()))}
+    shards = {file: opener(index.parent / file) for file in sorted(set(weight_map.values()))}
     held = {(name, file) for file, shard in shards.items() for name in shard.infos}
     if contested := held ^ weight_map.items():
         name, file = min(contested)
@@ -125,8 +138,9 @@ def _read_index(path: Path) -> dict[str, str]:
     """Tensor name -> file name."""
     with blaming(path):
         weight_map = parse_json(map_file(path)[: MAX_HEADER + 1]).get("weight_map")
-        if not is_text_map(weight_map) or not all(map(_SHARD.fullmatch, weight_map.values())):
-            raise ValueError("its weight_map does not give every tensor a safetensors file of this folder")
+        shard = _LEGACY_SHARD if _LEGACY_PART.fullmatch(path.name) else _SHARD
+        if not is_text_map(weight_map) or not all(map(shard.fullmatch, weight_map.values())):
+            raise ValueError("its weight_map does not give every tensor a weight file of this folder")
     return weight_map
 
 

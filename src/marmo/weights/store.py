@@ -26,8 +26,7 @@ from torch import Tensor
 
 from marmo.files.atomic import atomic_write
 
-# In the order in which the safetensors library lays tensors out; within a dtype it goes by name.
-_DTYPES = {
+DTYPES = {
     "U64": torch.uint64,
     "I64": torch.int64,
     "F64": torch.float64,
@@ -44,16 +43,17 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_DTYPE_RANKS = {dtype: rank for rank, dtype in enumerate(_DTYPES.values())}
+"""In the order in which the safetensors library lays tensors out; within a dtype it goes by name."""
+_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_DTYPE_RANKS = {dtype: rank for rank, dtype in enumerate(DTYPES.values())}
 
 # What a stranger's file may ask of us.
 MAX_HEADER = 1 << 24  # bytes; the largest single-file models have less than a megabyte
 _MAX_NAME = 1000  # characters
-_MAX_AXES = 64  # as many as PyTorch's reductions take
+MAX_AXES = 64  # as many as PyTorch's reductions take
 _MAX_COUNT = (1 << 63) - 1
 
-PICKLE = "a legacy pickle, which can carry code and is not opened"
+PICKLE = "a legacy pickle, which can carry code and is not opened; `marmo convert` makes safetensors of it"
 _LOOKALIKES = {
     b"PK": f"it is {PICKLE}",
     b"\x80": f"it is {PICKLE}",
@@ -63,7 +63,7 @@ _LOOKALIKES = {
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")  # half a character, which UTF-8 cannot hold
 
-_Json: TypeAlias = "bool | int | float | str | list[_Json] | dict[str, _Json] | None"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ def _parse(header: bytes, num_bytes: int) -> tuple[dict[str, str], dict[str, _Sl
     return metadata, slots
 
 
-def parse_json(raw: bytes) -> dict[str, _Json]:
+def parse_json(raw: bytes) -> dict[str, Json]:
     if len(raw) > MAX_HEADER:
         raise ValueError(f"it has more than {MAX_HEADER} bytes of JSON")
     if not raw.startswith(b"{"):
@@ -239,7 +239,7 @@ def parse_json(raw: bytes) -> dict[str, _Json]:
         raise ValueError(f"its JSON is broken: {error}") from error
 
 
-def _without_twins(pairs: list[tuple[str, _Json]]) -> dict[str, _Json]:
+def _without_twins(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     """A JSON object.  Two readers of a key that stands twice could each believe another value."""
     members = dict(pairs)
     if len(members) < len(pairs):
@@ -247,31 +247,35 @@ def _without_twins(pairs: list[tuple[str, _Json]]) -> dict[str, _Json]:
     return members
 
 
-def _parse_slot(name: str, entry: _Json) -> _Slot:
-    if not 0 < len(name) <= _MAX_NAME or not name.isprintable():
-        raise ValueError(f"{name[:40]!r} is no tensor's name, which is 1 to {_MAX_NAME} printable characters")
+def _parse_slot(name: str, entry: Json) -> _Slot:
+    check_name(name)
     match entry:
         case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [begin, end], **rest} if not rest:
             numbers = [*shape, begin, end]
         case _:
             raise ValueError(f"{name!r} has something else than dtype, shape and data_offsets of two numbers")
-    if dtype not in _DTYPES:
-        raise ValueError(f"{name!r} is {dtype[:20]!r}; known are {', '.join(_DTYPES)}")
-    if len(numbers) > _MAX_AXES + 2 or not _are_counts(numbers):
-        raise ValueError(f"{name!r} has a size or offset that is not a count, or more than {_MAX_AXES} axes")
+    if dtype not in DTYPES:
+        raise ValueError(f"{name!r} is {dtype[:20]!r}; known are {', '.join(DTYPES)}")
+    if len(numbers) > MAX_AXES + 2 or not are_counts(numbers):
+        raise ValueError(f"{name!r} has a size or offset that is not a count, or more than {MAX_AXES} axes")
     *sizes, begin, end = numbers
-    info = TensorInfo(_DTYPES[dtype], tuple(sizes))
+    info = TensorInfo(DTYPES[dtype], tuple(sizes))
     # An empty tensor has strides all the same, and these must not overflow.
     if info.num_bytes != end - begin or math.prod(filter(None, sizes)) > _MAX_COUNT:
         raise ValueError(f"{name!r}, of dtype {dtype} and shape {sizes}, cannot lie in bytes {begin} to {end}")
     return _Slot(begin, end, info)
 
 
-def _are_counts(numbers: list[_Json]) -> TypeGuard[list[int]]:
+def check_name(name: str) -> None:
+    if not 0 < len(name) <= _MAX_NAME or not name.isprintable():
+        raise ValueError(f"{name[:40]!r} is no tensor's name, which is 1 to {_MAX_NAME} printable characters")
+
+
+def are_counts(numbers: list[Json]) -> TypeGuard[list[int]]:
     return all(type(number) is int and 0 <= number <= _MAX_COUNT for number in numbers)  # true is no count
 
 
-def is_text_map(value: _Json) -> TypeGuard[dict[str, str]]:
+def is_text_map(value: Json) -> TypeGuard[dict[str, str]]:
     return isinstance(value, dict) and all(
         isinstance(text, str) and not _SURROGATE.search(text) for item in value.items() for text in item
     )
@@ -280,10 +284,15 @@ def is_text_map(value: _Json) -> TypeGuard[dict[str, str]]:
 def _read(data: mmap.mmap, begin: int, info: TensorInfo) -> Tensor:
     if info.num_elements == 0:
         return torch.empty(info.shape, dtype=info.dtype)
-    flat = torch.frombuffer(data, dtype=torch.uint8, count=info.num_bytes, offset=begin)
-    if begin % info.dtype.itemsize:
+    return map_elements(data, begin, info.num_elements, info.dtype).reshape(info.shape)
+
+
+def map_elements(data: mmap.mmap, begin: int, count: int, dtype: torch.dtype) -> Tensor:
+    """The `count` numbers, at least one, that begin at a byte of a mapped file."""
+    flat = torch.frombuffer(data, dtype=torch.uint8, count=count * dtype.itemsize, offset=begin)
+    if begin % dtype.itemsize:
         flat = flat.clone()  # the first writers did not pad the header; what they wrote is copied into alignment
-    return flat.view(info.dtype).reshape(info.shape)
+    return flat.view(dtype)
 
 
 # Writing a file
