@@ -108,7 +108,7 @@ def test_recoloured_drawings_show_their_colour(sprites: Sprites) -> None:
     for concept, style in (dice.choice(looks) for _ in range(30)):
         things = [Thing(concept, style, colour, None, 0.5, 0.5, 0.92) for colour in COLOURS]
         pictures = compose([Scene("single", (thing,), behind) for thing in things], 48, sprites) / 255
-        alpha = sprites(things[:1])[:, None, :, :, 3].float()
+        alpha = sprites(things[:1], 0)[:, 3:].float()
         ink = torch.nn.functional.interpolate(alpha, (48, 48))[0, 0] > 250
         pixels = to_oklab(pictures.permute(0, 2, 3, 1)[:, ink])
         nearest = torch.cdist(pixels, targets().expand(len(COLOURS), -1, -1)).argmin(-1)
