@@ -20,7 +20,7 @@ check: $(VENV)/dev.stamp  ## the fast inner loop: format, lint, types, import co
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 	$(BIN)/typos
-	$(PYTEST) -m "not parity and not slow and not long"
+	$(PYTEST) --ignore=tests/parity -m "not parity and not slow and not long"
 
 test: $(VENV)/dev.stamp  ## every test that a change must pass
 	$(PYTEST) -m "not slow"

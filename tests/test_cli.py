@@ -200,6 +200,7 @@ def test_no_model(marmo: Command):
     assert marmo("generate", "a fox").sentence.startswith("no model is bundled yet; give --model a checkpoint file")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -330,6 +330,7 @@ def test_describing_a_picture_needs_no_torch():
     )
 
 
+@pytest.mark.long
 def test_help_needs_no_torch():
     said = run(
         "import sys; from marmo.cli.main import main\n"

@@ -3,7 +3,6 @@
 import itertools
 from typing import get_args
 
-import diffusers
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,7 +96,10 @@ def test_automatic_is_a_schedule_per_sampler():
     assert read_solver("Euler a Karras", "Automatic") == Solver("euler_ancestral", "karras")
 
 
+@pytest.mark.parity
 def test_diffusers_classes():
+    import diffusers
+
     ours = {name for peers in SAMPLERS.values() for name in peers.others if name.endswith("Scheduler")}
     assert all(hasattr(diffusers, name) for name in ours) and len(ours) == 15
     assert read_solver("DPMSolverMultistepScheduler", "karras") == Solver("dpmpp_2m", "karras")

@@ -36,6 +36,7 @@ def test_the_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         assert code == 0 and all(name in out for name in train.RECIPES)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -60,6 +61,7 @@ def test_a_recipe_runs_with_its_flags(capsys: pytest.CaptureFixture[str], tmp_pa
     assert len(json.loads((tmp_path / "tokenizer" / "vocab.json").read_text())) == 700
 
 
+@pytest.mark.long
 def test_a_rehearsal_counts_and_leaves_nothing(tmp_path: Path) -> None:
     config = small(tmp_path / "out", images=64_000)
     told = train.rehearsal(lambda config: clip.main(config, shape), config).splitlines()
@@ -74,6 +76,7 @@ def test_time_is_told_in_the_unit_that_people_use() -> None:
     assert train._duration(90) == "90 s" and train._duration(1800) == "30 min" and train._duration(7300) == "2.0 h"
 
 
+@pytest.mark.long
 def test_ctrl_c_saves_and_tells_how_to_go_on(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,6 +96,7 @@ def test_ctrl_c_saves_and_tells_how_to_go_on(
     assert (code, out.strip()) == (0, str(tmp_path / "clip.safetensors"))
 
 
+@pytest.mark.long
 def test_no_recipe_is_imported_for_help() -> None:
     program = "import sys; from marmo.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     check = program + "assert 'torch' not in sys.modules and 'marmo.recipes' not in sys.modules"

@@ -66,6 +66,7 @@ def test_wrong_captions_are_a_function_of_the_position() -> None:
     assert wrong_caption(1, 5, one) == wrong_caption(1, 5, one) != wrong_caption(2, 5, sample(2, 5))
 
 
+@pytest.mark.long
 def test_a_source_draws_what_a_batch_draws() -> None:
     sprites = drawn_now(torch.device("cpu"))
     source = scene_source(4, 32, "heldout_count", sprites=sprites)

@@ -54,6 +54,7 @@ def test_a_run_draws_what_k_diffusions_noise_sampler_draws(name):
         assert path(s, t).equal(theirs)
 
 
+@pytest.mark.long
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(LOW, HIGH), min_size=3, max_size=6, unique=True), st.integers(0, 2**32))
 def test_increments_add_up_in_any_order_of_questions(places, seed):

@@ -6,7 +6,6 @@ from typing import get_args
 
 import pytest
 import torch
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
 from marmo.diffusion.denoiser import Parametrisation, denoise
 from marmo.diffusion.guidance import ClassifierFree, Unguided
@@ -141,6 +140,7 @@ def falling(steps, high=10.0, rho=7.0):
     return high * (1 - torch.arange(steps + 1, dtype=torch.float64) / steps) ** rho
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", sorted({*SAMPLERS} - DISTILLED))
 @pytest.mark.parametrize("grid", ["karras", "trailing"])
 def test_samplers_find_the_distribution(name, grid):
@@ -210,6 +210,7 @@ def test_solvers_do_not_notice_the_cap(name, target):
     assert final.abs().max() < 10
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("high", [SIGMA_CAP, 4518.8])
 @pytest.mark.parametrize("name", sorted({*SAMPLERS} - RAW - DISTILLED))
 def test_from_the_cap_solvers_find_the_distribution(name, high):
@@ -238,6 +239,7 @@ def bounded(query):
     return Prediction((query.x / (1 + query.sigma**2).sqrt() + 0.1 * query.sigma).tanh())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_seed_is_a_picture_alone_and_in_a_batch(name):
     sigmas = schedule("karras", TABLE, 9)
@@ -346,6 +348,7 @@ def unguided(condition):
     return guided(Unguided(condition), conditional)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_ends_of_the_guidance_scale(name):
     alone = final_of(unguided(0.5), name)
@@ -411,10 +414,13 @@ def test_guided_score_of_two_gaussians(scale):
     assert torch.allclose(x0, x + sigma**2 * score, atol=1e-6)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("rescale", [0.3, 0.7, 1.0])
 @pytest.mark.parametrize("sigma", [0.05, 1.0, 14.6])
 @pytest.mark.parametrize("row", [EPS, V], ids=["eps", "v"])
 def test_rescale_equals_diffusers_on_the_networks_output(row, sigma, rescale):
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+
     x, uncond, cond = (part.float() for part in randn(3, 3, 4, 8, 8))
     cond = cond * torch.tensor([0.5, 1.0, 2.0])[:, None, None, None]
     theirs = rescale_noise_cfg(uncond + 7.5 * (cond - uncond), cond, guidance_rescale=rescale)

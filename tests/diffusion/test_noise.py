@@ -4,7 +4,6 @@ from functools import cache
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,10 +51,13 @@ def test_the_tutorials_300_levels_leave_a_fifth_of_the_signal():
     assert products(table_of(TUTORIAL))[-1].sqrt().item() == pytest.approx(0.219, abs=5e-4)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize(
     ("betas", "name"), [(DDPM, "linear"), (STABLE_DIFFUSION, "scaled_linear"), (COSINE, "squaredcos_cap_v2")]
 )
 def test_betas_equal_diffusers(betas, name):
+    from diffusers import DDPMScheduler
+
     peer = DDPMScheduler(beta_start=betas.start or 1e-4, beta_end=betas.end, beta_schedule=name)
     assert torch.allclose(betas.values().float(), peer.betas, rtol=1e-6, atol=1e-9)
     # their product of a thousand float32 factors is only so exact

@@ -6,11 +6,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-import scipy.stats
 import torch
-from diffusers import DDIMScheduler
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img import StableDiffusionImg2ImgPipeline
-from diffusers.schedulers import AysSchedules
 
 from marmo.diffusion.noise import COSINE, STABLE_DIFFUSION, Betas, NoiseTable
 from marmo.diffusion.schedules import ALIGN_SD1, ALIGN_SDXL, SCHEDULES, beta_quantile, last_part, schedule
@@ -54,8 +50,12 @@ def whole_times(name, steps, table=SD):
     return times.round().long().tolist()
 
 
+@pytest.mark.parity
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["trailing", "leading", "linspace"])
 def test_whole_times_equal_diffusers_for_every_number_of_steps(name):
+    from diffusers import DDIMScheduler
+
     peer = DDIMScheduler(**PEER_BETAS, timestep_spacing=name, steps_offset=1 if name == "leading" else 0)
     longer = 0
     for steps in range(1, 1000):
@@ -104,6 +104,8 @@ def test_forges_turbo_is_trailing():
 @pytest.mark.parametrize("steps", [1, 2, 10, 20, 33, 150])
 def test_beta_equals_diffusers_and_a1111(steps):
     """Quantiles between the ends of sigma."""
+    import scipy.stats
+
     theirs = [float(scipy.stats.beta.ppf(share, 0.6, 0.6)) for share in 1 - np.linspace(0, 1, steps)]
     low, high = SD.sigmas[0], SD.sigmas[-1]
     assert torch.allclose(
@@ -112,6 +114,8 @@ def test_beta_equals_diffusers_and_a1111(steps):
 
 
 def test_beta_times_equal_comfyui_for_every_number_of_steps():
+    import scipy.stats
+
     for steps in [*range(1, 60), 100, 150, 300]:
         shares = 1 - np.linspace(0, 1, steps, endpoint=False)
         theirs = np.rint(scipy.stats.beta.ppf(shares, 0.6, 0.6) * 999).astype(int)
@@ -119,6 +123,8 @@ def test_beta_times_equal_comfyui_for_every_number_of_steps():
 
 
 def test_beta_quantiles_are_scipys():
+    import scipy.stats
+
     shares = torch.cat([torch.linspace(0, 1, 1001), torch.tensor([1e-12, 1e-6, 1 - 1e-9])]).double()
     theirs = torch.from_numpy(scipy.stats.beta.ppf(shares.numpy(), 0.6, 0.6))
     assert torch.allclose(beta_quantile(shares), theirs, rtol=1e-11, atol=1e-15)
@@ -138,6 +144,7 @@ def test_polyexponential_is_exponential_until_its_power_is_another():
     assert bent[10].log().item() == pytest.approx(0.25 * SD.log_sigmas[-1] + 0.75 * SD.log_sigmas[0])
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize(
     ("name", "levels", "peer"),
     [
@@ -146,6 +153,8 @@ def test_polyexponential_is_exponential_until_its_power_is_another():
     ],
 )
 def test_align_your_steps_is_the_published_list(name, levels, peer):
+    from diffusers.schedulers import AysSchedules
+
     ten = schedule(name, SD, 10)
     assert ten.tolist() == pytest.approx(AysSchedules[peer], abs=1e-6)
     twenty = schedule(name, SD, 20)
@@ -170,6 +179,7 @@ WHOLE = {"simple", "trailing", "leading", "linspace"}
 ALIGNED = {"align_your_steps", "align_your_steps_sdxl"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "betas"),
     [
@@ -206,9 +216,13 @@ def test_one_step_starts_at_the_noisiest_level(name):
     assert schedule(name, SD, 1).tolist() == pytest.approx([14.6146412, 0], rel=1e-4 if name in ALIGNED else 1e-7)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("steps", [1, 2, 7, 20, 25, 30, 50])
 @pytest.mark.parametrize("strength", [round(0.05 * step, 2) for step in range(21)])
 def test_image_to_image_starts_where_the_peers_do(strength, steps):
+    from diffusers import DDIMScheduler
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img import StableDiffusionImg2ImgPipeline
+
     peer = DDIMScheduler(**PEER_BETAS, timestep_spacing="trailing")
     peer.set_timesteps(steps)
     pipeline = SimpleNamespace(scheduler=peer)

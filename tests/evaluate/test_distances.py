@@ -178,6 +178,7 @@ def test_sets_of_different_sizes_are_matched_exactly():
     assert sliced(x, x.repeat(3, 1)) == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.long
 def test_the_sliced_distance_sees_what_two_moments_do_not():
     signs = normal(3000, 4).sign()
     bell = normal(3000, 4, seed=1)

@@ -69,6 +69,7 @@ def picture(seed: int, height: int = 30, width: int = 50) -> Tensor:
 # --- what they compute ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("rule", "middle"), [("clean", 128.0), ("tensorflow", 128.0), ("pytorch-fid", 127.5)])
 def test_inception_sees_299_pixels_and_each_program_has_its_own_grey(inception: Path, rule, middle: float) -> None:
     space = open_space(inception, rule)

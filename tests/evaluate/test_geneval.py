@@ -165,6 +165,7 @@ def test_directions_are_opposite_from_the_other_side(first, second, threshold: f
     assert not {"left of", "right of"} <= there and not {"above", "below"} <= there
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("part", ["seen", "seen_style", "seen_count", "heldout_relation", "heldout_count"])
 def test_the_truth_of_every_scene_is_right_and_that_of_another_wrong(part: Part):
     asked = prompts(part, per_tag=8)

@@ -68,6 +68,7 @@ def report(asked: list[Question]) -> Report:
     return Report("fox.safetensors", facts(outcome), outcome, [Line(distance, "Lower is nearer.")])
 
 
+@pytest.mark.long
 def test_the_page_needs_nothing_else(report: Report):
     text = page(report)
     reader = Reader(text)
@@ -78,6 +79,7 @@ def test_the_page_needs_nothing_else(report: Report):
     assert "default-src 'none'" in text
 
 
+@pytest.mark.long
 def test_the_same_outcome_gives_the_same_bytes(asked: list[Question], report: Report):
     outcome = outcome_of(asked)
     assert page(Report(report.subject, facts(outcome), outcome, report.lines)) == page(report)

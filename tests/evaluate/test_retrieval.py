@@ -37,6 +37,7 @@ def few_sprites(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrieval, "atlas", drawn_now)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("noise", "least", "most"), [(0.0, 0.97, 1.0), (1.0, 0.0, 0.06)])
 def test_retrieval_is_between_chance_and_certainty(noise: float, least: float, most: float) -> None:
     asked = list(islice(retrieval._different(retrieval._told("all", "zh")), 200))

@@ -70,6 +70,7 @@ def test_bootstrap_covers_95_percent_of_the_time_with_and_without_clusters():
     assert covered(naive) < 0.8
 
 
+@pytest.mark.long
 def test_bca_reaches_further_into_the_long_tail_than_percentiles():
     """The mean of 25 log-normal values: percentiles stop short of it above far more often than 2.5 % of the time."""
     draw, missed = torch.Generator().manual_seed(2), {"bca": 0, "percentile": 0}
@@ -105,6 +106,7 @@ def test_bootstrap_takes_any_weighted_statistic():
     assert (found.high - found.low) / (2 * 1.96) == pytest.approx(1.2533 / 20, rel=0.3)
 
 
+@pytest.mark.long
 def test_the_half_jackknife_gives_the_standard_error_of_a_mean():
     values = torch.randn(300, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     error = half_jackknife(lambda chosen: float(values[chosen].mean()), 300, halves=2000)

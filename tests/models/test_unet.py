@@ -71,6 +71,7 @@ def test_real_sizes(config: UNetConfig, num_parameters: int) -> None:
     assert sum(weight.numel() for weight in meta(config).parameters()) == num_parameters
 
 
+@pytest.mark.long
 def test_a_picture_of_512_pixels() -> None:
     unet = meta(SD1)
     with torch.device("meta"):

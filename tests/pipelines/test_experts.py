@@ -76,6 +76,7 @@ def test_the_record_holds_both_models(both: LatentDiffusion):
     assert list(both.generate(request()).records[0].weights) == ["sdxl.safetensors"]  # of those that painted
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("wanted", "sentence"),
     [
@@ -140,6 +141,7 @@ def test_a_half_that_is_too_narrow_is_decoded_again(files: dict[FamilyName, Path
 # How a file is to be read
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("scheduler", "options", "read"),
     [
@@ -168,6 +170,7 @@ def test_pure_noise_shows_no_eps(files: dict[FamilyName, Path]):
         catalog.find(files["sdxl"], zero_snr=True)
 
 
+@pytest.mark.long
 def test_defaults_follow_the_family(files: dict[FamilyName, Path], tmp_path: Path):
     checkpoint = random_checkpoint(tmp_path / "bare", family="sd2", scheduler={"prediction_type": "v_prediction"})
     (checkpoint / "marmo.json").unlink()

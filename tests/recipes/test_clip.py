@@ -94,6 +94,7 @@ def test_accuracy():
     assert accuracy(pictures, pictures[[1, 0, 2, 3]]) == 0.5
 
 
+@pytest.mark.long
 def test_what_it_writes_opens(tmp_path):
     """OpenAI's names; the same vectors, bit for bit, as the network of the last checkpoint."""
     config = small(tmp_path, save_images=8)
@@ -130,6 +131,7 @@ def own(folder: Path, tokenizer: Path, image: ClipVisionConfig | ClipResNetConfi
 RESNET = ClipResNetConfig(width=8, depths=(1, 1, 1, 1), embed_width=32, image_size=32)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("image", [None, RESNET], ids=["transformer", "resnet"])
 def test_a_tokenizer_of_its_own_goes_with_it(tmp_path, own_tokenizer, image):
     """Into the folder, back out of it, and through 8 bits."""
@@ -188,6 +190,7 @@ def test_captions_of_like_length_are_read_alike(tmp_path):
     assert (texts - model.clip.encode_text(ids)).abs().max() < 1e-5
 
 
+@pytest.mark.long
 def test_scenes_are_a_source(tmp_path, own_tokenizer, monkeypatch):
     """With and without wrong captions, of either split: all of it acts."""
     monkeypatch.setattr("marmo.data.scenes.atlas", drawn_now)

@@ -57,6 +57,7 @@ def test_the_order_of_captions_does_not_matter() -> None:
     assert learn(CAPTIONS, 560) == learn(mixed, 560)
 
 
+@pytest.mark.long
 def test_the_same_captions_give_the_same_bytes(usual: Path, tmp_path: Path) -> None:
     again = main(replace(tiny(), folder=tmp_path, data="scenes"))
     assert [path.read_bytes() for path in sorted(again.iterdir())] == [p.read_bytes() for p in sorted(usual.iterdir())]

@@ -38,6 +38,7 @@ def single_file(reference: CLIPTokenizer, tmp_path_factory: pytest.TempPathFacto
 # Reading and writing
 
 
+@pytest.mark.long
 def test_round_trip_is_byte_identical(folder: Path, tmp_path: Path) -> None:
     ClipTokenizer.from_folder(folder).save(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == FILES

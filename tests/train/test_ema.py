@@ -18,6 +18,7 @@ def weights_of(decay, images: int, batch: int) -> torch.Tensor:
     return shares
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sigma_rel", [0.03, 0.05, 0.10, 0.15, 0.25])
 def test_the_profile_has_the_width_that_was_asked_for(sigma_rel):
     shares = weights_of(power(sigma_rel), images=20_000, batch=1)

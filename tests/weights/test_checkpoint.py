@@ -414,6 +414,7 @@ TENSORS: Mapping[FamilyName, Mapping[Slot, tuple[int, int, int]]] = {
 """Tensors in a single file and in a folder, where SD 2 has a layer less; parameters."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", TENSORS)
 def test_full_size_from_names_and_shapes(tmp_path: Path, family: FamilyName):
     kind, sizes = FAMILIES[family]

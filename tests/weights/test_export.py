@@ -212,6 +212,7 @@ def test_another_kind_of_noise_stays_in_a_folder(
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "options",
     [

@@ -478,6 +478,7 @@ def test_shards_and_their_index(tmp_path: Path, stand_in_folder: Path):
 # Our own sources
 
 
+@pytest.mark.long
 def test_nothing_under_src_unpickles():
     """No import of a module that unpickles, and no torch.load; numpy's loader only with its own refusal of objects."""
     forbidden = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "pickletools"}

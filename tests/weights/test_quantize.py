@@ -35,6 +35,7 @@ def test_no_number_is_off_by_more_than_half_a_step(
     assert ((found - weight.float()).abs() <= step * (0.5 + 1e-4)).all()
 
 
+@pytest.mark.long
 @settings(deadline=None, derandomize=True)
 @given(shape=SHAPES, seed=st.integers(0, 999))
 def test_twice_is_once(shape: tuple[int, ...], seed: int) -> None:
@@ -114,6 +115,7 @@ def test_what_cannot_be_stored_is_refused() -> None:
         quantized(from_state({"w": torch.ones(1, 1), "w_scale": torch.ones(1)}))
 
 
+@pytest.mark.long
 def test_a_model_converted_to_int8_opens_again(stand_in: Path, tmp_path: Path) -> None:
     """Every layout, each number within half a step, in little more than half of float16."""
     for target in (tmp_path / "int8.safetensors", tmp_path / "folder"):
