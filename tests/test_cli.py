@@ -158,6 +158,7 @@ def test_an_estimate_paints_nothing(generate: Command, tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
@@ -682,6 +683,7 @@ def test_help_of_every_command(marmo: Command):
         assert said.code == 0 and f"usage: marmo {command}" in said.out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_shells_can_complete(marmo: Command, shell: str):
     said = marmo("--tyro-print-completion", shell)

@@ -149,6 +149,7 @@ def test_prompts_are_written_for_another_program(evaluate: Command, asked: list[
     assert [row["text"] for row in rows] == [question.text for question in asked]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -322,6 +322,7 @@ def run(program: str) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_describing_a_picture_needs_no_torch():
     run(
         "import sys, marmo\n"

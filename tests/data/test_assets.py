@@ -64,6 +64,7 @@ def test_corrections_can_be_read() -> None:
     assert "伤心" in read_false_synonyms()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("id", ["fox", "pair-of-scissors", "rocket"])
 def test_measures_are_those_of_the_drawings(id: str) -> None:
     look, shown = corpus()[id].looks["noto"], rasterise(drawings()["noto"][id], corpus()[id].looks["noto"].box, 100)

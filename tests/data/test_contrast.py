@@ -55,6 +55,7 @@ def test_every_fact_has_its_turn_and_there_is_always_one() -> None:
     assert facts.total() == 600 and facts.keys() == set(FACTS)
 
 
+@pytest.mark.long
 def test_a_training_is_not_told_what_is_held_out() -> None:
     for index in range(1500):
         wrong = wrong_caption(0, index, sample(0, index))

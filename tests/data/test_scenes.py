@@ -39,6 +39,7 @@ def test_captions_are_golden() -> None:
     assert sha256(text.encode()).hexdigest()[:16] == GOLDEN_CAPTIONS
 
 
+@pytest.mark.long
 def test_a_batch_is_its_pictures(sprites: Sprites) -> None:
     together = batch(3, 10, 12, 96, sprites=sprites)
     for number, made in enumerate(together.samples):

@@ -27,6 +27,7 @@ def check_training(seed: int, count: int) -> None:
         assert not held.mentions_removed(made.caption.text), made.caption.text
 
 
+@pytest.mark.long
 def test_training_shows_nothing_held_out() -> None:
     check_training(0, 2000)
 
@@ -36,6 +37,7 @@ def test_training_shows_nothing_held_out_in_twenty_thousand_scenes() -> None:
     check_training(11, 20_000)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("split", [split for split in get_args(Split) if split.startswith("heldout_")])
 def test_a_heldout_split_draws_only_that(split: Split) -> None:
     for index in range(100):
@@ -46,6 +48,7 @@ def test_a_heldout_split_draws_only_that(split: Split) -> None:
             assert broken_rules(made.scene) == {split.removeprefix("heldout_")}
 
 
+@pytest.mark.long
 def test_all_draws_and_tells_everything() -> None:
     """Every rule is broken about as often as chance would break it, and captions keep no rule either."""
     made = [sample(5, index, "all") for index in range(2000)]

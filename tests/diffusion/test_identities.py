@@ -196,6 +196,7 @@ def test_flow_from_the_cap_equals_its_own_time(steps):
     assert (final - x).abs().max() <= 1e-5 * x.abs().max()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("target", ["flow", "v"])
 @pytest.mark.parametrize("name", sorted({*SAMPLERS} - RAW))
 def test_solvers_do_not_notice_the_cap(name, target):

@@ -64,6 +64,7 @@ def test_betas_equal_diffusers(betas, name):
     assert torch.allclose(products(table_of(betas)).float(), peer.alphas_cumprod, rtol=2e-4, atol=0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("betas", ALL_BETAS)
 @given(share=st.floats(0, 1))
 def test_time_and_sigma_are_inverse(betas, share):

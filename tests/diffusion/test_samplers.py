@@ -54,6 +54,7 @@ ORDERS = {
 """Of a whole run on the flow of a normal distribution."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ORDERS)
 def test_order_of_convergence(name):
     x = MEAN + 10 * randn(*SHAPE, seed=3)

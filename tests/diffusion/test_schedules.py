@@ -68,6 +68,7 @@ def test_whole_times_equal_diffusers_for_every_number_of_steps(name):
     assert longer == (62 if name == "trailing" else 0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("betas", [STABLE_DIFFUSION, TUTORIAL])
 def test_simple_equals_comfyui_for_every_number_of_steps(betas):
     sigmas = table_of(betas).sigmas
@@ -101,6 +102,7 @@ def test_forges_turbo_is_trailing():
     assert len(apart) == 61 and all(steps % 16 == 0 for steps in apart)  # where halves are rounded to even
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("steps", [1, 2, 10, 20, 33, 150])
 def test_beta_equals_diffusers_and_a1111(steps):
     """Quantiles between the ends of sigma."""

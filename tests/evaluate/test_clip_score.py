@@ -164,6 +164,7 @@ def test_no_prompts_are_no_pairs(tmp_path: Path) -> None:
         encode_pairs(open_clip(saved(tmp_path / "clip")), in_memory(pictures(2)))
 
 
+@pytest.mark.long
 def test_the_tokenizer_in_the_folder_is_used(tmp_path: Path) -> None:
     """Here it differs in its padding, which the text tower reads."""
     plain, padded = saved(tmp_path / "plain"), saved(tmp_path / "padded")

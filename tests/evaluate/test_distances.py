@@ -44,6 +44,7 @@ def rotation(width: int, seed: int) -> Tensor:
 # Moments and the Frechet distance
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=6), st.floats(-1e6, 1e6))
 def test_moments_of_batches_are_the_moments_of_all(sizes, shift):
@@ -112,6 +113,7 @@ def test_the_kernel_distance_is_the_double_sum_of_its_definition():
     assert kid(x, y).value == pytest.approx(same + other - 2 * float(cubic(x, y).mean()), rel=1e-12)
 
 
+@pytest.mark.long
 def test_the_kernel_distance_has_no_bias():
     """Two sets of one distribution have distance 0 on average, from 20 pictures as from 200."""
     for n in (20, 200):

@@ -168,6 +168,7 @@ def test_several_files_have_one_name(tmp_path: Path) -> None:
     assert digest not in [sha256(tmp_path / file) for file in parts]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("side", "words"), [(300, "side 300 is not possible: this network sees pictures of 299"), (0, "side 0")]
 )

@@ -33,6 +33,7 @@ def test_equal_pictures_have_no_noise() -> None:
     assert psnr(pictures(), pictures()).tolist() == [math.inf] * 2
 
 
+@pytest.mark.long
 @every_measure
 def test_symmetric_and_falling_with_noise(measure) -> None:
     x = pictures()
@@ -48,6 +49,7 @@ def test_pictures_are_measured_one_by_one(measure) -> None:
     assert torch.allclose(measure(x, y), alone, atol=1e-12)
 
 
+@pytest.mark.long
 @every_measure
 def test_turned_pictures_are_as_alike(measure) -> None:
     x, y = pictures(), noisy(pictures(), 6)

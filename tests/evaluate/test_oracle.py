@@ -66,6 +66,7 @@ def test_peaks_become_boxes():
     assert boxes.min() >= 0 and boxes.max() <= 1
 
 
+@pytest.mark.long
 def test_what_it_writes_opens(tmp_path: Path):
     network = Oracle(SMALL).eval()
     torch.nn.init.constant_(network.finder.head.bias, 2.0)  # sees things everywhere

@@ -93,6 +93,7 @@ def test_what_users_write_is_text(asked: list[Question]):
     assert all(place.startswith("data:") for place in reader.places)
 
 
+@pytest.mark.long
 def test_scores_stand_with_their_interval_ceiling_and_floor(report: Report):
     """Of eight pictures of single objects, the four of one prompt are blank."""
     text = page(report)

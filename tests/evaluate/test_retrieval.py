@@ -47,6 +47,7 @@ def test_retrieval_is_between_chance_and_certainty(noise: float, least: float, m
     assert least <= found.by_picture <= most and least <= found.by_text <= most
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fact", FACTS)
 def test_a_perfect_evaluator_is_not_deceived(fact: retrieval.Fact) -> None:
     asked = list(islice(retrieval._with_wrong(fact, "all"), 20))

@@ -155,6 +155,7 @@ def test_directions_are_those_of_the_picture(asked: list[Question], size: tuple[
 # scores
 
 
+@pytest.mark.long
 def test_right_pictures_get_full_marks_on_every_tag(outcome: Outcome):
     assert [score.estimate.value for score in scores(outcome.marks, "oracle")] == [1.0] * 27
     assert {(s.part, s.tag, s.language) for s in scores(outcome.marks, "oracle")} >= {

@@ -296,6 +296,7 @@ VALUE = st.one_of(
 )
 
 
+@pytest.mark.long
 @given(st.text(max_size=40), st.lists(st.tuples(PAIR, VALUE), max_size=8))
 @settings(max_examples=150, deadline=None)
 def test_any_infotext_is_read_or_refused(prompt: str, pairs: list[tuple[str, str]]):
@@ -309,6 +310,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.long
 @given(st.sampled_from("3456789"), st.data())
 @settings(max_examples=150, deadline=None)
 def test_any_graph_is_read_or_refused(key: str, data: st.DataObject):
@@ -319,6 +321,7 @@ def test_any_graph_is_read_or_refused(key: str, data: st.DataObject):
     one_sentence(read_comfyui, json.dumps(nodes))
 
 
+@pytest.mark.long
 @given(st.sampled_from(sorted(INVOKE)), JSON)
 @settings(max_examples=150, deadline=None)
 def test_any_metadata_is_read_or_refused(key: str, value: Any):

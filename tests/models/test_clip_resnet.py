@@ -52,6 +52,7 @@ def test_every_field_has_a_knob_test():
     assert set(KNOBS) == {field.name for field in fields(TINY)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", KNOBS)
 def test_every_knob_changes_something(name):
     assert shapes(ClipResNet(replace(TINY, **{name: KNOBS[name]}))) != shapes(ClipResNet(TINY))

@@ -54,6 +54,7 @@ def inputs(config: UNetConfig = TOY, batch: int = 2) -> tuple[Tensor, Tensor, Te
     return x, torch.arange(batch) * 300.0 + 100, tokens
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "config, num_parameters",
     [
@@ -103,6 +104,7 @@ def test_a_knob_for_every_field() -> None:
     assert KNOBS.keys() == {field.name for field in fields(UNetConfig)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("knob", KNOBS)
 def test_every_knob_changes_something(knob: str) -> None:
     unet, other = toy(), toy(replace(TOY, **{knob: KNOBS[knob]}))

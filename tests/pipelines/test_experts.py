@@ -93,6 +93,7 @@ def test_a_request_for_other_models_is_refused(both: LatentDiffusion, wanted: di
         both.resolve(request(**wanted))
 
 
+@pytest.mark.long
 def test_a_refiner_that_is_not_loaded_is_named(files: dict[FamilyName, Path]):
     opened = catalog.open_model(files["sdxl"], "cpu", "float32")
     with pytest.raises(ValueError, match=r"none is loaded; load the model with refiner sdxl-refiner\.safetensors"):
@@ -116,6 +117,7 @@ def test_what_a_model_does_not_hear_is_refused(files: dict[FamilyName, Path]):
         resolve("sdxl-refiner", target_width=8, score=8)
 
 
+@pytest.mark.long
 def test_one_of_two_models_that_hears_is_enough(both: LatentDiffusion):
     both.resolve(refined().model_copy(update={"told": Told(score=8, target_width=8)}))
     with pytest.raises(ValueError, match=r"told\.score means nothing to sdxl\.safetensors"):

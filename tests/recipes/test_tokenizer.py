@@ -99,6 +99,7 @@ def saved(folder: Path, merges: list[tuple[str, str]]) -> bytes:
     return (folder / "merges.txt").read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("knob", "value"), [("vocab_size", 1000), ("captions", 900), ("length", 77), ("seed", 1), ("split", "all")]
 )

@@ -178,6 +178,7 @@ def test_any_text_has_ids_and_any_ids_have_text(text: str) -> None:
     assert isinstance(tokenizer.decode(ids), str)
 
 
+@pytest.mark.long
 @settings(deadline=None, derandomize=True, max_examples=300)
 @given(PRINTABLE_TEXT)
 def test_decoding_gives_the_normalised_text(text: str) -> None:

@@ -34,6 +34,7 @@ A1111_ROWS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("row", A1111_ROWS, ids=NAMES)
 def test_a_prompt_is_read_as_by_a1111(row: dict[str, Any], tokenizer: ClipTokenizer) -> None:
     syntax = SYNTAXES["a1111"]

@@ -50,6 +50,7 @@ def test_a_length_without_room_for_start_and_end_is_refused(tokenizer: ClipToken
         tokenize("fox", tokenizer, length)
 
 
+@pytest.mark.long
 @settings(deadline=None, derandomize=True)
 @given(st.text(st.characters(), max_size=40), st.integers(2, 20))
 def test_kept_and_ignored_make_the_prompt(text: str, length: int) -> None:

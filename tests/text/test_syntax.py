@@ -194,6 +194,7 @@ def test_what_surprises_is_told():
 # Hostile text
 
 
+@pytest.mark.long
 @given(SOUP, st.sampled_from(NAMES))
 @settings(max_examples=300, deadline=None)
 @example("(a:.)", "marmo")
@@ -210,6 +211,7 @@ def test_any_text_is_read_or_refused(text: str, name: SyntaxName):
                 assert all(isinstance(weight, float) for _, weight in section)
 
 
+@pytest.mark.long
 @given(SOUP)
 @settings(max_examples=200)
 def test_no_character_but_marks_is_lost(text: str):
@@ -248,6 +250,7 @@ def test_time_is_linear(unit: str, name: SyntaxName):
     assert seconds(lambda: read_wholly(long, name)) < 30 * seconds(lambda: read_wholly(short, name)) + 0.01
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("unit", ["(", "[", "()", "([)]", "[a|", "(a:1.1)", "a AND ", "BREAK ", "\\"])
 @pytest.mark.parametrize("name", ["marmo", "a1111", "comfyui"])
 def test_a_megabyte_of_marks_takes_little_more_than_looking_at_it(unit: str, name: SyntaxName):

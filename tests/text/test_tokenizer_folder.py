@@ -98,6 +98,7 @@ def test_the_special_tokens_map_wins_as_in_transformers(copy: Path) -> None:
     assert ClipTokenizer.from_folder(copy).pad == CLIPTokenizer.from_pretrained(copy).pad_token_id == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("pad_token", "pad"), [("!", 0), ({"content": "!"}, 0), (None, 49407)])
 def test_padding_from_the_config_alone(copy: Path, pad_token: object, pad: int) -> None:
     (copy / "special_tokens_map.json").unlink()
@@ -119,6 +120,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         ClipTokenizer.from_folder(tmp_path / "nowhere")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_is_not_text_is_named(copy: Path, name: str) -> None:
     (copy / "special_tokens_map.json").write_text("{}", encoding="utf-8")  # leaves the padding to tokenizer_config.json
@@ -162,6 +164,7 @@ def merge_the_unknown(folder: Path) -> None:
     (folder / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("spoil", [renumber, add_a_word, drop_a_merge, merge_the_unknown])
 def test_a_vocabulary_of_another_form_is_refused(copy: Path, spoil: Callable[[Path], None]) -> None:
     spoil(copy)
@@ -176,6 +179,7 @@ def test_a_merge_of_other_than_two_symbols_is_shown(copy: Path, line: str) -> No
         ClipTokenizer.from_folder(copy)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pad_token", ["[PAD]", 0, {"text": "!"}])
 def test_an_unknown_padding_token_is_shown(copy: Path, pad_token: object) -> None:
     edit_json(copy / "special_tokens_map.json", pad_token=pad_token)

@@ -65,6 +65,7 @@ def walk(steps: int, averages: list[Average], seed: int = 0):
         yield step * 8, model
 
 
+@pytest.mark.long
 def test_constant_is_the_usual_average():
     average, expected = Average(nn.Linear(4, 3), constant(0.9)), None
     for _, model in walk(20, [average]):
@@ -90,6 +91,7 @@ def test_an_average_is_ready_for_use_and_keeps_running_statistics():
     assert average.model[1].num_batches_tracked == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("wanted", [0.06, 0.08, 0.12])
 def test_any_width_after_the_run(wanted):
     """Two profiles, a snapshot every 64 steps; the reconstruction meets the average that was really followed."""

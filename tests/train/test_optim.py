@@ -7,6 +7,7 @@ from torch import nn
 from marmo.train.optim import adamw, cosine, line, rate, rise, scaled
 
 
+@pytest.mark.long
 def test_decay_spares_norms_biases_and_numbers():
     model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Conv2d(4, 4, 3))
     model.scale = nn.Parameter(torch.tensor(1.0))

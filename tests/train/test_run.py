@@ -127,6 +127,7 @@ def test_sheets_and_snapshots(tmp_path):
     torch.testing.assert_close(found.read("0.weight"), power.read("0.weight").float())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("knob", [
     {"batch_size": 4}, {"accumulate": 1}, {"clip": None}, {"lr": 0.02}, {"dropout": 0.0}, {"seed": 4},
 ])  # fmt: skip

@@ -148,6 +148,7 @@ def test_the_oldest_files_lack_text_model_in_their_names(stand_in: Path, changed
     assert_same(open_checkpoint(path), open_checkpoint(stand_in))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "ids",
     [

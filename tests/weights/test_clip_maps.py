@@ -80,6 +80,7 @@ def test_round_trips_are_identical(case):
     assert same(to_theirs(rules(config), again), theirs)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", CASES)
 def test_both_directions_are_strict(case):
     network, config, rules = CASES[case]
@@ -179,6 +180,7 @@ def test_a_projection_is_a_matrix_of_its_own_in_a_folder():
     assert torch.equal(to_theirs(openclip_text(OPENCLIP), ours).read("text_projection"), ours.read("proj.weight").T)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("num_layers", "activation"), [(12, "quick_gelu"), (13, "gelu"), (24, "gelu"), (32, "gelu")])
 def test_openais_towers_have_12_layers_and_taller_ones_are_openclips(num_layers, activation):
     config = replace(TEXT, num_layers=num_layers)

@@ -67,6 +67,7 @@ def assert_same(path: Path, expected: dict[str, Tensor]) -> None:
 both_containers = pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "stream"])
 
 
+@pytest.mark.long
 @both_containers
 @pytest.mark.parametrize("protocol", [2, 3, 4])
 def test_the_numbers_are_those_that_torch_loads(tmp_path: Path, is_zip: bool, protocol: int):
@@ -239,6 +240,7 @@ def test_a_file_of_the_corpus_is_good_before_it_is_made_hostile():
     assert list(plan_of(zipped(GOOD)).tensors) == list(plan_of(streamed(GOOD)).tensors) == ["weight"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_in_one_sentence(name: str):
     data, reason = REFUSED[name]
@@ -302,6 +304,7 @@ def test_a_hostile_file_through_the_child(tmp_path: Path, monkeypatch: pytest.Mo
     assert os.listdir(tmp_path) == ["evil.ckpt"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "deed",
     [
@@ -441,6 +444,7 @@ def test_a_legacy_file_is_known_whatever_it_is_called(tmp_path: Path, data: byte
         store.open_file(path)
 
 
+@pytest.mark.long
 def test_a_folder_of_bin_files(stand_in_folder: Path, tmp_path: Path):
     for file in stand_in_folder.rglob("*"):
         place = tmp_path / file.relative_to(stand_in_folder)

@@ -528,6 +528,7 @@ def text_encoder() -> Any:
 STEMS = {"autoencoder": "diffusion_pytorch_model", "text_encoder": "model"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("variant", [None, "fp16"])
 @pytest.mark.parametrize("max_bytes", [1 << 30, 2000])
 @pytest.mark.parametrize("kind", STEMS)

@@ -64,6 +64,7 @@ def same(left: Tensors, right: Tensors) -> bool:
     return left.infos == right.infos and all(torch.equal(left.read(name), right.read(name)) for name in left.infos)
 
 
+@pytest.mark.long
 @every_config
 @every_dialect
 def test_there_and_back(dialect: Map, config: UNetConfig) -> None:
@@ -73,6 +74,7 @@ def test_there_and_back(dialect: Map, config: UNetConfig) -> None:
     assert same(to_ours(rules, theirs, shapes(meta(config)), "the U-Net"), ours)
 
 
+@pytest.mark.long
 @every_config
 @every_dialect
 def test_back_and_there(dialect: Map, config: UNetConfig) -> None:
@@ -97,6 +99,7 @@ def test_either_form_of_a_projection_is_read(dialect: Map) -> None:
     assert same(to_ours(dialect(SD2_TOY), from_state(state), shapes(meta(SD2_TOY)), "the U-Net"), ours)
 
 
+@pytest.mark.long
 def test_the_names_of_stable_diffusion_1() -> None:
     """Names by which other programs know a file (detection rules of ComfyUI, AUTOMATIC1111 and diffusers)."""
     infos = to_theirs(compvis(SD1), weights(SD1)).infos
@@ -143,17 +146,20 @@ def test_diffusers_own_converter_knows_our_compvis_names_at_full_size() -> None:
     }
 
 
+@pytest.mark.long
 @every_config
 def test_the_config_is_read_from_names_and_shapes(config: UNetConfig) -> None:
     wide = replace(config, channels=tuple(4 * width for width in config.channels), num_groups=32)
     assert config_from_compvis(to_theirs(compvis(wide), weights(wide)).infos) == wide
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("config", [SD1, SD1_TOY, replace(SD1, in_channels=9), replace(SD1, context_width=1280)])
 def test_the_configs_of_stable_diffusion_1(config: UNetConfig) -> None:
     assert config_from_compvis(to_theirs(compvis(config), weights(config)).infos) == config
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("config", [SD2, SD2_INPAINT, SDXL, SDXL_REFINER, SD2_TOY, SDXL_TOY, SDXL_REFINER_TOY])
 def test_the_configs_of_stable_diffusion_2_and_sdxl(config: UNetConfig) -> None:
     assert config_from_compvis(to_theirs(compvis(config), weights(config)).infos) == config
