@@ -313,6 +313,15 @@ def read_until(terminal: int, word: bytes) -> bytes:
 
 @pytest.mark.long
 @pytest.mark.skipif(os.name == "nt", reason="signals and terminals are POSIX's")
+def test_a_reader_that_has_seen_enough_is_no_error(stand_in: Path):
+    program = started("inspect", stand_in, stderr=subprocess.PIPE)
+    assert program.stdout is not None and program.stderr is not None
+    program.stdout.close()
+    assert (program.stderr.read(), program.wait(timeout=60)) == (b"", 141)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(os.name == "nt", reason="signals and terminals are POSIX's")
 def test_ctrl_c_stops_the_painting_and_leaves_nothing(stand_in: Path, tmp_path: Path):
     output = tmp_path / "out"
     flags = ("--steps", "1000", "--width", "256", "--height", "256", "--device", "cpu", "--output", output)

@@ -1,5 +1,6 @@
 """`marmo`: one command per file, one sentence per error."""
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ _NO_MEMORY = re.compile("out of memory|allocate memory|not enough memory")  # to
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The program.  Exit codes: 0 done, 1 a replay that differs, 2 wrong input, 130 stopped by Ctrl-C."""
+    """The program.  Exit codes: 0 done, 1 a replay that differs, 2 wrong input, 130 Ctrl-C, 141 nobody reads."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["--version"]:
         print(f"marmo {VERSION}")
@@ -50,7 +51,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(command: Generate | Replay | Inspect | Convert | Train | Evaluate) -> int:
     try:
-        return command.run()
+        code = command.run()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever reads has seen enough, as in `marmo inspect model | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt as stop:
         return _fail(str(stop) or "stopped", 130)
     except ValidationError as error:
