@@ -266,9 +266,9 @@ class Vote:
 
     def run(self) -> int:
         """Serve the page, and count at the end."""
-        from marmo.evaluate.booth import Open
+        from marmo.evaluate.booth import open_booth
 
-        Open(self.folders, self.votes, self.voter, self.seed, self.port, self.browser).run()
+        open_booth(self.folders, self.votes, self.voter, self.seed, self.port, self.browser)
         return 0
 
 

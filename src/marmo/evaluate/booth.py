@@ -1,6 +1,6 @@
 """The voting booth: a page on this machine that shows two pictures and takes the answer.
 
-    python -m marmo.evaluate.booth before/ after/ --votes votes.jsonl
+    marmo evaluate vote before/ after/ --votes votes.jsonl
 
 It listens on 127.0.0.1 alone, below an address with a random token.  The page learns a ballot's number, its prompt and
 its two pictures, and nothing of where they are from: pictures are asked for by number and side, are written anew
@@ -11,7 +11,7 @@ import hmac
 import json
 import secrets
 import webbrowser
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,8 +19,6 @@ from importlib import resources
 from io import BytesIO
 from pathlib import Path
 from typing import cast, get_args
-
-import tyro
 
 from marmo.data.pictures import open_items
 from marmo.evaluate.voting import Ballot, Choice, Contest, Session, Side, read_votes, tally
@@ -162,43 +160,29 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
-@dataclass(frozen=True)
-class Open:
-    """Compare folders of pictures without knowing whose is which; ends with Ctrl-C, and goes on next time."""
+def open_booth(
+    folders: Sequence[Path], votes: Path, voter: str = "", seed: int = 0, port: int = 0, browser: bool = True
+) -> None:
+    """Compare folders of pictures without knowing whose is which; ends with Ctrl-C, and goes on next time.
 
-    folders: tyro.conf.Positional[tuple[Path, ...]]
-    """Two or more, with pictures of the same names; tars are fine too"""
-    votes: Path = Path("votes.jsonl")
-    """Where the answers go; several voters may share it"""
-    voter: str = ""
-    """Who votes"""
-    seed: int = 0
-    """Of order and sides"""
-    port: int = 0
-    """0 takes a free one"""
-    browser: bool = True
-    """Open the page"""
-
-    def run(self) -> None:
-        """Serve, and count at the end."""
-        if len({folder.resolve().name for folder in self.folders}) < len(self.folders):
-            raise ValueError("the folders need different names: votes are counted by them")
-        contest = Contest({folder.resolve().name: open_items(folder) for folder in self.folders})
-        session = Session(contest, self.votes, self.voter, self.seed)
-        with Booth(session, self.port) as booth:
-            print(f"{len(session.ballots) - session.done} ballots: {booth.address}  (Ctrl-C ends it)", flush=True)
-            if self.browser:
-                webbrowser.open(booth.address)
-            try:
-                booth.serve_forever()
-            except KeyboardInterrupt:
-                print()
-        if votes := read_votes(self.votes):
-            print(tally(votes).verdict)
-
-
-if __name__ == "__main__":
-    try:
-        tyro.cli(Open, description=Open.__doc__).run()
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from None
+    Args:
+        folders: two or more, with pictures of the same names; tars are fine too.
+        votes: where the answers go; several voters may share it.
+        seed: of order and sides.
+        port: 0 takes a free one.
+        browser: whether to open the page.
+    """
+    if len({folder.resolve().name for folder in folders}) < len(folders):
+        raise ValueError("the folders need different names: votes are counted by them")
+    contest = Contest({folder.resolve().name: open_items(folder) for folder in folders})
+    session = Session(contest, votes, voter, seed)
+    with Booth(session, port) as booth:
+        print(f"{len(session.ballots) - session.done} ballots: {booth.address}  (Ctrl-C ends it)", flush=True)
+        if browser:
+            webbrowser.open(booth.address)
+        try:
+            booth.serve_forever()
+        except KeyboardInterrupt:
+            print()
+    if counted := read_votes(votes):
+        print(tally(counted).verdict)

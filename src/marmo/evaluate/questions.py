@@ -4,21 +4,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
+from typing import get_args
 
 from marmo.data.captions import Language
 from marmo.data.prompts import Part, Prompt, prompts
 
-PARTS: tuple[Part, ...] = (
-    "seen",
-    "seen_style",
-    "seen_count",
-    "heldout_style",
-    "heldout_colour",
-    "heldout_relation",
-    "heldout_count",
-    "heldout_language",
-    "heldout_concept",
-)
+PARTS: tuple[Part, ...] = get_args(Part)
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
 PER_TAG = 30
 SEEDS = 4
