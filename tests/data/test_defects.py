@@ -102,7 +102,8 @@ def test_damaged_anywhere(name):
         broken = bytearray(data)
         for _ in range(chance.randint(1, 6)):
             broken[chance.randrange(len(broken))] = chance.randrange(256)
-        examine(Item(name, bytes(broken[: chance.randint(1, len(broken))]), caption))
+        found = examine(Item(name, bytes(broken[: chance.randint(1, len(broken))]), caption))
+        assert (found.picture is None) == any(defect.skips for defect in found.defects), "read, or a reason why not"
 
 
 def test_a_defect_says_whether_it_skips():

@@ -40,6 +40,7 @@ def test_the_mode_follows_the_umask(tmp_path):
 def test_a_long_name_needs_no_longer_temporary_one(tmp_path):
     with atomic_write(tmp_path / ("x" * 255)) as stream:
         stream.write(b"a")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("x" * 255, b"a")]
 
 
 def test_claims_are_numbered(tmp_path):

@@ -112,6 +112,9 @@ def test_no_pattern_and_no_prompt_leaves_the_folder(pattern, prompt, model):
 
 def test_the_longest_name_can_be_claimed_and_numbered(tmp_path):
     path = output_path(tmp_path, record("狐" * 100), NOW, "{prompt}" * 10 + "/" + "{prompt}" * 10, "webp")
+    names: set[str] = set()
     for _ in range(3):
         with claim(path) as claimed:
             claimed.write_bytes(b"x")
+        names.add(claimed.name)
+    assert names == {other.name for other in path.parent.iterdir()} and len(names) == 3
