@@ -26,6 +26,9 @@ class DiscriminatorConfig:
     depth: int = 3
 
 
+PATCHES_70 = DiscriminatorConfig()
+
+
 class Discriminator(nn.Module):
     """4x4 convolutions with batch norms and leaky ReLUs."""
 
