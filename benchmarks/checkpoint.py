@@ -19,7 +19,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from marmo.catalog import DEFAULTS_KEY
+from marmo.cards import DEFAULTS_KEY
 from marmo.models import unet
 from marmo.models.clip_text import (
     VIT_BIGG_14_TEXT,

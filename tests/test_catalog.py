@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marmo.catalog import DEFAULTS_KEY, find, latent_card
+from marmo.cards import DEFAULTS_KEY, latent_card
+from marmo.catalog import find
 from marmo.diffusion.noise import STABLE_DIFFUSION, Betas
 from marmo.pipelines.card import LatentCard
 from marmo.weights.checkpoint import Checkpoint, open_checkpoint

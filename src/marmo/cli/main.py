@@ -13,6 +13,7 @@ from marmo.cli.convert import Convert
 from marmo.cli.evaluate import Evaluate
 from marmo.cli.generate import Generate
 from marmo.cli.inspect import Inspect
+from marmo.cli.models import Models
 from marmo.cli.replay import Replay
 from marmo.cli.train import Train
 from marmo.request import explain
@@ -21,6 +22,7 @@ from marmo.version import VERSION
 Command = (
     Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[Replay, tyro.conf.subcommand("replay")]
+    | Annotated[Models, tyro.conf.subcommand("models")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Train, tyro.conf.subcommand("train")]
@@ -49,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(_run(command))
 
 
-def _run(command: Generate | Replay | Inspect | Convert | Train | Evaluate) -> int:
+def _run(command: Generate | Replay | Models | Inspect | Convert | Train | Evaluate) -> int:
     try:
         code = command.run()
         sys.stdout.flush()
