@@ -1,7 +1,7 @@
 """From a checkpoint to a card: how the models of each kind read prompts, and whether the networks fit one another."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -77,6 +77,31 @@ def latent_card(checkpoint: Checkpoint) -> LatentCard:
         target=target,
         defaults=_defaults(checkpoint, family, target, betas.zero_snr, unet, vae),
         licence=licence_of(checkpoint),
+    )
+
+
+def with_vae(card: LatentCard, other: Checkpoint) -> LatentCard:
+    """The same model with another autoencoder; `ValueError` for one whose latents are others.
+
+    The file of an autoencoder alone does not say by what its latents are scaled; the model does.
+    """
+    config = _config(other, "vae")
+    if not isinstance(config, VAEConfig):
+        raise ValueError(f"{other.path} holds {' and '.join(other.parts)} and no autoencoder")
+    if other.kind is None and not other.path.is_dir():
+        config = replace(config, latent_scale=card.vae.latent_scale)
+    mine, theirs = ((vae.latent_channels, vae.latent_scale, vae.factor) for vae in (card.vae, config))
+    if mine != theirs:
+        raise ValueError(
+            f"{other.path} is no autoencoder for {card.name}: its latents have {theirs[0]} channels times "
+            f"{theirs[1]:g} and a side of 1/{theirs[2]}, not {mine[0]} times {mine[1]:g} and 1/{mine[2]}"
+        )
+    return replace(
+        card,
+        vae=config,
+        weights={**card.weights, "vae": other.parts["vae"].tensors},
+        vae_path=other.path,
+        vae_files=other.files,
     )
 
 

@@ -1,12 +1,12 @@
 """From a name or a path to a card, and from a card to a model that paints."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from marmo.cards import latent_card
+from marmo.cards import latent_card, with_vae
 from marmo.files.settings import read_settings
 from marmo.library import shelf
 from marmo.library.identify import Found
@@ -30,6 +30,7 @@ def load(
     prediction: Prediction | None = None,
     zero_snr: bool | None = None,
     refiner: str | Path | None = None,
+    vae: str | Path | None = None,
 ) -> LatentDiffusion:
     """A model, ready to paint.
 
@@ -41,11 +42,12 @@ def load(
         prediction: what the network predicts, where its file does not say or says it wrong.
         zero_snr: whether it was trained up to pure noise, where its file does not say or says it wrong.
         refiner: a second model, for the last steps of the requests that name it.
+        vae: another autoencoder, alone or of another model, in place of the model's own.
 
     Raises:
         ValueError: in one sentence, for what cannot be found, read or run here.
     """
-    opened = open_model(model, device, dtype, preview, prediction, zero_snr, refiner)
+    opened = open_model(model, device, dtype, preview, prediction, zero_snr, refiner, vae)
     opened.load()
     return opened
 
@@ -58,13 +60,14 @@ def open_model(
     prediction: Prediction | None = None,
     zero_snr: bool | None = None,
     refiner: str | Path | None = None,
+    vae: str | Path | None = None,
 ) -> LatentDiffusion:
     """Like `load`, with the weights checked by name and shape but not read before the first picture."""
     place = choose_device(device)
     numbers = choose_dtype(dtype, place)
     decoder = None if preview is None else _tiny_decoder(Path(preview), numbers, place)
     second = None if refiner is None else Painter(find(refiner), place, numbers)
-    return LatentDiffusion(find(model, prediction, zero_snr), place, numbers, decoder, second)
+    return LatentDiffusion(find(model, prediction, zero_snr, vae), place, numbers, decoder, second)
 
 
 def open_for(request: ImageRequest, device: str | None, dtype: str | None) -> LatentDiffusion:
@@ -76,10 +79,16 @@ def open_for(request: ImageRequest, device: str | None, dtype: str | None) -> La
         prediction=request.prediction,
         zero_snr=request.zero_snr,
         refiner=request.refiner.model,
+        vae=request.vae,
     )
 
 
-def find(model: str | Path | None, prediction: Prediction | None = None, zero_snr: bool | None = None) -> Card:
+def find(
+    model: str | Path | None,
+    prediction: Prediction | None = None,
+    zero_snr: bool | None = None,
+    vae: str | Path | None = None,
+) -> Card:
     """The card of a checkpoint file or folder, or of the model at hand that has this name."""
     checkpoint = open_checkpoint(located(model))
     scheduler = dict(checkpoint.scheduler)
@@ -87,7 +96,8 @@ def find(model: str | Path | None, prediction: Prediction | None = None, zero_sn
         scheduler["prediction_type"] = next(theirs for theirs, ours in TARGETS.items() if ours == prediction)
     if zero_snr is not None:
         scheduler["rescale_betas_zero_snr"] = zero_snr
-    return latent_card(replace(checkpoint, scheduler=scheduler))
+    card = latent_card(dataclasses.replace(checkpoint, scheduler=scheduler))
+    return card if vae is None else with_vae(card, open_checkpoint(located(vae)))
 
 
 def models(folders: Sequence[Path] = ()) -> Iterator[Found]:

@@ -210,6 +210,9 @@ class ImageRequest(Schema):
         default=None,
         description="Whether the model was trained up to pure noise, where its file does not say or says it wrong",
     )
+    vae: str | None = Field(
+        default=None, max_length=4096, description="Another autoencoder, or a model that holds it, for this model's own"
+    )
     refiner: Refiner = Field(default=Refiner(), description="A second model for the end")
     width: int | None = Field(
         default=None, ge=8, le=MAX_SIDE, description="Pixels; by default the model's, or init_image's"

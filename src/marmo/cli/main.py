@@ -13,6 +13,7 @@ from marmo.cli.convert import Convert
 from marmo.cli.evaluate import Evaluate
 from marmo.cli.generate import Generate
 from marmo.cli.inspect import Inspect
+from marmo.cli.merge import MergeModels
 from marmo.cli.models import Models
 from marmo.cli.replay import Replay
 from marmo.cli.train import Train
@@ -25,6 +26,7 @@ Command = (
     | Annotated[Models, tyro.conf.subcommand("models")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
+    | Annotated[MergeModels, tyro.conf.subcommand("merge")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
 )
@@ -51,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(_run(command))
 
 
-def _run(command: Generate | Replay | Models | Inspect | Convert | Train | Evaluate) -> int:
+def _run(command: Generate | Replay | Models | Inspect | Convert | MergeModels | Train | Evaluate) -> int:
     try:
         code = command.run()
         sys.stdout.flush()

@@ -14,7 +14,7 @@ from PIL import Image
 from marmo.cli.progress import watch
 from marmo.files.foreign import Foreign
 from marmo.files.pictures import FORMATS, decode_image, read_description, save_picture
-from marmo.files.record import REFINER, Record
+from marmo.files.record import REFINER, VAE, Record
 from marmo.request import ImageRequest
 
 OLD_HASH_LENGTH = 8
@@ -59,6 +59,8 @@ class Replay:
     """Where its model lies; by default, for Marmo's own, a file of the same hash that was used here before"""
     refiner: Path | None = None
     """Where its refiner lies, if it had one; by default found in the same way"""
+    vae: Path | None = None
+    """Where its autoencoder lies, if it had one of its own; by default found in the same way"""
     init_image: Path | None = None
     """The picture that it started from, if it did"""
     output: Path | None = None
@@ -133,14 +135,14 @@ class Replay:
 
     def _with_models(self, record: Record) -> ImageRequest:
         """The request with its models as they are called here."""
-        own = {name: digest for name, digest in record.weights.items() if not name.startswith(REFINER)}
-        others = {name.removeprefix(REFINER): digest for name, digest in record.weights.items() if name not in own}
-        refiner = record.request.refiner
+        refiner, vae = record.request.refiner, record.request.vae
         if refiner.model is not None:
-            refiner = refiner.model_copy(update={"model": str(self.refiner or _find_model(others, "--refiner"))})
-        return record.request.model_copy(
-            update={"model": str(self.model or _find_model(own, "--model")), "refiner": refiner}
-        )
+            found = self.refiner or _find_model(record.weights_of(REFINER), "--refiner")
+            refiner = refiner.model_copy(update={"model": str(found)})
+        if vae is not None:
+            vae = str(self.vae or _find_model(record.weights_of(VAE), "--vae"))
+        model = str(self.model or _find_model(record.own_weights, "--model"))
+        return record.request.model_copy(update={"model": model, "refiner": refiner, "vae": vae})
 
     def _tell(self, difference: Difference, changed: list[str]) -> None:
         if self.json:

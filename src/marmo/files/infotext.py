@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from marmo.files.record import Record
+from marmo.files.record import VAE, Record
 from marmo.solver_names import A1111_DISCARDS, ETA, NOISE_SOURCES, SAMPLERS, SCHEDULES
 
 
@@ -26,7 +26,8 @@ def infotext(record: Record) -> str:
 
 def _parameters(record: Record) -> dict[str, str | int | float | None]:
     """In A1111's order; None is left out."""
-    request, weights, variation = record.request, tuple(record.weights.values()), record.request.variation
+    request, variation = record.request, record.request.variation
+    weights, vae = tuple(record.own_weights.values()), tuple(record.weights_of(VAE).values())
     discarded = request.discard_penultimate and request.sampler not in A1111_DISCARDS  # theirs it leaves out unsaid
     centred = request.sampler is not None and request.start == "diffusers" and request.strength is None
     eta_key = "Eta DDIM" if request.sampler == "ddim" else "Eta"
@@ -39,6 +40,8 @@ def _parameters(record: Record) -> dict[str, str | int | float | None]:
         "Size": f"{request.width}x{request.height}" if request.width and request.height else None,
         "Model hash": weights[0][:10] if len(weights) == 1 else None,
         "Model": record.model,
+        "VAE hash": vae[0][:10] if len(vae) == 1 else None,
+        "VAE": request.vae,
         "Variation seed": variation.seed + record.image if variation.seed is not None else None,
         "Variation seed strength": variation.strength or None,
         "Denoising strength": request.strength,

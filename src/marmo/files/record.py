@@ -19,6 +19,9 @@ from marmo.request import ImageRequest, Schema
 REFINER = "refiner/"
 """Before the names of a refiner's weight files."""
 
+VAE = "autoencoder/"
+"""Before the names of the weight files of an autoencoder that is not the model's own."""
+
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1, max_length=4096)]
 
@@ -77,6 +80,19 @@ class Record(Schema):
         return self
 
     @property
+    def own_weights(self) -> dict[str, str]:
+        """The model's own weight files, without its refiner's and another autoencoder's."""
+        return {name: digest for name, digest in self.weights.items() if not name.startswith((REFINER, VAE))}
+
+    def weights_of(self, prefix: str) -> dict[str, str]:
+        """The weight files of the refiner or of the other autoencoder."""
+        return {
+            name.removeprefix(prefix): digest
+            for name, digest in self.weights.items()
+            if name.startswith(prefix)
+        }
+
+    @property
     def seed(self) -> int:
         """Of this picture."""
         return self.request.picture_seed(self.image)
@@ -85,9 +101,10 @@ class Record(Schema):
     def model(self) -> str | None:
         """A short name: the weight file without its suffix, or what the request calls a model of several files."""
         name = PureWindowsPath(self.request.model or "").name  # splits at both kinds of slash
-        if name and name not in self.weights:
+        own = self.own_weights
+        if name and name not in own:
             return name
-        return PurePath(next(iter(self.weights))).stem if len(self.weights) == 1 else None
+        return PurePath(next(iter(own))).stem if len(own) == 1 else None
 
     def to_json(self) -> str:
         """Canonical: the same record always gives the same text, and every float comes back exactly."""

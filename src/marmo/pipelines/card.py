@@ -7,6 +7,7 @@ from typing import Literal
 
 from marmo.diffusion.denoiser import Target
 from marmo.diffusion.noise import STABLE_DIFFUSION, Betas
+from marmo.files.record import VAE
 from marmo.models.clip_text import ClipTextConfig
 from marmo.models.unet import UNetConfig
 from marmo.models.vae import VAEConfig
@@ -57,6 +58,10 @@ class LatentCard:
     target: Target = "eps"
     defaults: Defaults = field(default_factory=Defaults)
     licence: str | None = None
+    vae_path: Path | None = None
+    """Where the autoencoder lies, if it is not the model's own."""
+    vae_files: tuple[Path, ...] = ()
+    """Its weights, if it is not."""
 
     @property
     def name(self) -> str:
@@ -70,10 +75,16 @@ class LatentCard:
 
     def hashes(self) -> dict[str, str]:
         """The sha256 of every weight file, by its name from the checkpoint's folder down."""
-        return {
-            (self.path.name if file == self.path else file.relative_to(self.path).as_posix()): file_hash(file)
-            for file in self.files
-        }
+        other = {VAE + name: digest for name, digest in _hashes(self.vae_path, self.vae_files).items()}
+        return _hashes(self.path, self.files) | other
+
+
+def _hashes(path: Path | None, files: tuple[Path, ...]) -> dict[str, str]:
+    """The sha256 of every file, by its name from the path's folder down."""
+    return {
+        (file.name if path is None or file == path else file.relative_to(path).as_posix()): file_hash(file)
+        for file in files
+    }
 
 
 Card = LatentCard

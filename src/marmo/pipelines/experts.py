@@ -59,6 +59,12 @@ def check_model(request: ImageRequest, card: LatentCard, refiner: LatentCard | N
             f"the request has zero_snr {request.zero_snr}, and {card.name} was loaded with {card.betas.zero_snr}; "
             f"load it with zero_snr {request.zero_snr}"
         )
+    vae = None if card.vae_path is None else card.vae_path.name
+    if request.vae is not None and Path(request.vae).name != vae:
+        raise ValueError(
+            f"the request is for the autoencoder {request.vae}, and {card.name} was loaded with {vae or 'its own'}; "
+            f"load it with vae {request.vae}"
+        )
     wanted = request.refiner.model
     if wanted is not None and (refiner is None or Path(wanted).name != refiner.name):
         there = "none is loaded" if refiner is None else f"{refiner.name} is loaded"
@@ -101,5 +107,5 @@ def check_refiner(base: LatentCard, refiner: LatentCard) -> None:
 
 def refining(request: ImageRequest, refiner: LatentCard) -> ImageRequest:
     """What the refiner is asked for: the same picture in its own terms."""
-    own = {"image_guidance_scale": None, "model": None, "clip_skip": None, "prediction": None, "zero_snr": None, "empty_negative": None}
-    return request.model_copy(update=own).resolve(refiner.defaults)
+    names = ("model", "vae", "clip_skip", "prediction", "zero_snr", "empty_negative", "image_guidance_scale")
+    return request.model_copy(update=dict.fromkeys(names)).resolve(refiner.defaults)

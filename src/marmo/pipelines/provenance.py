@@ -17,7 +17,8 @@ def records(
     """One record for each picture of a resolved request, which these models painted: the first, and its refiner."""
     names = [card.name for card in cards]  # where they lie is nobody's business
     refiner = request.refiner.model_copy(update={"model": names[1]}) if names[1:] else request.refiner
-    request = request.model_copy(update={"model": names[0], "refiner": refiner})
+    vae = None if cards[0].vae_path is None else cards[0].vae_path.name
+    request = request.model_copy(update={"model": names[0], "refiner": refiner, "vae": vae})
     weights = weight_hashes(cards)
     return tuple(
         Record(
