@@ -187,12 +187,24 @@ class Outpaint(Schema):
     bottom: int = Field(default=0, ge=0, le=MAX_SIDE, description="Pixels to add at the bottom")
 
 
+class Template(Schema):
+    """What the prompts were before styles were put around them and choices made; see docs/grids.md."""
+
+    prompt: str = Field(default="", max_length=100_000, description="The prompt as it was written")
+    negative_prompt: str | None = Field(default=None, max_length=100_000, description="The negative prompt likewise")
+    styles: tuple[str, ...] = Field(default=(), max_length=100, description="The styles that were put around them")
+
+
 class ImageRequest(Schema):
     """Everything that decides a picture.  `None` is the model's default; see `resolve`."""
 
     prompt: str = Field(default="", max_length=100_000, description="What the picture shows")
     negative_prompt: str | None = Field(
         default=None, max_length=100_000, description="What the picture should keep away from"
+    )
+    template: Template | None = Field(
+        default=None,
+        description="Where the prompts come from, if from a template; it is kept with the picture and changes nothing",
     )
     prompt_syntax: Annotated[SyntaxName, _nearest(get_args(SyntaxName))] = Field(
         default="marmo",

@@ -5,7 +5,6 @@ Flags are parsed loosely and then validated by `ImageRequest`, so that a wrong v
 
 import dataclasses
 import types
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -72,10 +71,4 @@ if TYPE_CHECKING:
     class RequestFlags:
         """A flag for every field of `ImageRequest` but the prompt."""
 else:
-    RequestFlags = flags_of(ImageRequest, without=frozenset({"prompt"}))
-
-
-def request_from(prompt: str, flags: object) -> ImageRequest:
-    """The request that a command line means; `ValidationError` for a value that no picture can have."""
-    values: Mapping[str, object] = given(flags)
-    return ImageRequest.model_validate({"prompt": prompt, **values})
+    RequestFlags = flags_of(ImageRequest, without=frozenset({"prompt", "template"}))

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from marmo.cli.convert import Convert
 from marmo.cli.evaluate import Evaluate
 from marmo.cli.generate import Generate
+from marmo.cli.grid import Grid
 from marmo.cli.inspect import Inspect
 from marmo.cli.merge import MergeModels
 from marmo.cli.models import Models
@@ -22,6 +23,7 @@ from marmo.version import VERSION
 
 Command = (
     Annotated[Generate, tyro.conf.subcommand("generate")]
+    | Annotated[Grid, tyro.conf.subcommand("grid")]
     | Annotated[Replay, tyro.conf.subcommand("replay")]
     | Annotated[Models, tyro.conf.subcommand("models")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
@@ -53,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(_run(command))
 
 
-def _run(command: Generate | Replay | Models | Inspect | Convert | MergeModels | Train | Evaluate) -> int:
+def _run(command: Generate | Grid | Replay | Models | Inspect | Convert | MergeModels | Train | Evaluate) -> int:
     try:
         code = command.run()
         sys.stdout.flush()

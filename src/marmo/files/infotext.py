@@ -51,6 +51,9 @@ def _parameters(record: Record) -> dict[str, str | int | float | None]:
         "Discard penultimate sigma": True if discarded else None,
         "SGM noise multiplier": True if centred else None,
         "Prompt syntax": request.prompt_syntax if request.prompt_syntax != "a1111" else None,
+        "Template": request.template and request.template.prompt,
+        "Negative Template": (request.template and request.template.negative_prompt) or None,
+        "Styles": ", ".join(request.template.styles) if request.template and request.template.styles else None,
         "Version": f"marmo {record.marmo}",
     }
 

@@ -22,6 +22,8 @@ from marmo.models.unet import UNetConfig
 from marmo.models.vae import VAEConfig
 from marmo.weights.checkpoint import Checkpoint, Part
 from marmo.weights.fingerprint import file_hash
+from marmo.weights.forms import written
+from marmo.weights.keymap import their_name
 from marmo.weights.kinds import Slot
 from marmo.weights.maps.scheduler import betas_from_json, target_from_json
 from marmo.weights.store import TensorInfo, Tensors
