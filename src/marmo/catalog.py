@@ -8,7 +8,7 @@ import torch
 
 from marmo.cards import latent_card, with_vae
 from marmo.files.settings import read_settings
-from marmo.library import shelf
+from marmo.library import hub, shelf
 from marmo.library.identify import Found
 from marmo.models.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from marmo.nn.blueprint import blueprint
@@ -108,14 +108,22 @@ def models(folders: Sequence[Path] = ()) -> Iterator[Found]:
 def located(model: str | Path | None, folders: Sequence[Path] = ()) -> Path:
     """Where a model lies: a path is what it says, a name is looked up among the models at hand.
 
+    Only `owner/name` may ask the network, and only where it was not fetched before.
+
     Args:
-        model: a path, a short name, or an id of the catalogue; none is the settings' default, else the bundled model.
+        model: a path, a short name, an id of the catalogue, or a model of the hub; none is the settings' default, else
+            the bundled model.
         folders: to look through beside those of the settings.
     """
     if model is None:
         return _default()
     path = Path(model).expanduser()
-    if isinstance(model, Path) or path.exists() or shelf.looks_like_path(model):
+    if isinstance(model, Path) or path.exists():
+        return path
+    on_hub = hub.hub_name(model)
+    if on_hub is not None:
+        return hub.cached(on_hub) or hub.fetch(on_hub)
+    if shelf.looks_like_path(model):
         return path
     found = shelf.locate(model, folders)
     if found is None:

@@ -25,6 +25,8 @@ class Models:
 
     models_dir: ModelsDir = ()
     """A folder to look through too; may be given several times"""
+    fetch: str | None = None
+    """Fetch a model from the Hugging Face hub, or what is new of it: owner/name, with @revision or :file"""
     hash: bool = False
     """Also the sha256 of the weights, which reads every byte the first time"""
     usable: bool = False
@@ -36,6 +38,8 @@ class Models:
         """Look, tell."""
         from marmo import catalog  # brings torch
 
+        if self.fetch is not None:
+            return self._fetch(self.fetch)
         gc.freeze()  # torch's many objects need not be looked through again for every header
         looked = counted(catalog.models(self.models_dir), None, "looking at models", quiet=self.json)
         found = [model for model in looked if model.use or not self.usable]
@@ -51,6 +55,15 @@ class Models:
             print(f"  {model.path}: {model.reason}")
         if not found:
             print("no models at hand; name their folder with --models-dir, or in the settings file")
+        return 0
+
+    def _fetch(self, name: str) -> int:
+        from marmo.library import hub
+
+        on_hub = hub.hub_name(name)
+        if on_hub is None:
+            raise ValueError(f"{name!r} is no model of the hub, which is called owner/name")
+        print(hub.fetch(on_hub))
         return 0
 
     def _hash(self, model: "Found") -> str | None:

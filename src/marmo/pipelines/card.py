@@ -7,6 +7,7 @@ from typing import Literal
 
 from marmo.diffusion.denoiser import Target
 from marmo.diffusion.noise import STABLE_DIFFUSION, Betas
+from marmo.files.names import model_name
 from marmo.files.record import VAE
 from marmo.models.clip_text import ClipTextConfig
 from marmo.models.unet import UNetConfig
@@ -66,7 +67,7 @@ class LatentCard:
     @property
     def name(self) -> str:
         """What people call it, without where it lies."""
-        return self.path.name
+        return model_name(self.path) or ""
 
     @property
     def task(self) -> Task:

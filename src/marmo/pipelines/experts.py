@@ -5,13 +5,13 @@ Podell et al. 2023, section 2.5; Balaji et al. 2022 (https://arxiv.org/abs/2211.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor
 
 from marmo.diffusion.guidance import Guidance
 from marmo.diffusion.noise import NoiseTable
 from marmo.diffusion.samplers import Prediction, Query
+from marmo.files.names import model_name
 from marmo.pipelines.card import LatentCard, ToldKind
 from marmo.pipelines.conditions import Condition
 from marmo.pipelines.painter import Painter
@@ -47,7 +47,7 @@ def chosen(experts: Sequence[Expert], sigma: Tensor) -> Expert:
 
 def check_model(request: ImageRequest, card: LatentCard, refiner: LatentCard | None) -> None:
     """`ValueError` for a request that asks for other models than these, or for them read in another way."""
-    if request.model is not None and Path(request.model).name != card.name:
+    if request.model is not None and model_name(request.model) != card.name:
         raise ValueError(f"the request is for the model {request.model}, and this is {card.name}")
     if request.prediction not in (None, card.target):
         raise ValueError(
@@ -59,14 +59,14 @@ def check_model(request: ImageRequest, card: LatentCard, refiner: LatentCard | N
             f"the request has zero_snr {request.zero_snr}, and {card.name} was loaded with {card.betas.zero_snr}; "
             f"load it with zero_snr {request.zero_snr}"
         )
-    vae = None if card.vae_path is None else card.vae_path.name
-    if request.vae is not None and Path(request.vae).name != vae:
+    vae = model_name(card.vae_path)
+    if request.vae is not None and model_name(request.vae) != vae:
         raise ValueError(
             f"the request is for the autoencoder {request.vae}, and {card.name} was loaded with {vae or 'its own'}; "
             f"load it with vae {request.vae}"
         )
     wanted = request.refiner.model
-    if wanted is not None and (refiner is None or Path(wanted).name != refiner.name):
+    if wanted is not None and (refiner is None or model_name(wanted) != refiner.name):
         there = "none is loaded" if refiner is None else f"{refiner.name} is loaded"
         raise ValueError(f"the request is for the refiner {wanted}, and {there}; load the model with refiner {wanted}")
 

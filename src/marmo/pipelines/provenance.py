@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from marmo.files.names import model_name
 from marmo.files.record import REFINER, Record
 from marmo.pipelines.card import Card
 from marmo.request import ImageRequest
@@ -17,7 +18,7 @@ def records(
     """One record for each picture of a resolved request, which these models painted: the first, and its refiner."""
     names = [card.name for card in cards]  # where they lie is nobody's business
     refiner = request.refiner.model_copy(update={"model": names[1]}) if names[1:] else request.refiner
-    vae = None if cards[0].vae_path is None else cards[0].vae_path.name
+    vae = model_name(cards[0].vae_path)
     request = request.model_copy(update={"model": names[0], "refiner": refiner, "vae": vae})
     weights = weight_hashes(cards)
     return tuple(
