@@ -70,7 +70,7 @@ def _masking(record: Record) -> dict[str, str | int | float | None]:
         "Mask blur": settings.feather,
         "Inpaint area": "Only masked" if is_crop else None,
         "Masked area padding": settings.padding if is_crop else None,
-        "Masked content": MASKED_CONTENT[settings.fill] if settings.fill in MASKED_CONTENT else None,
+        "Masked content": MASKED_CONTENT.get(settings.fill or "original"),
     }
 
 
