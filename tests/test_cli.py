@@ -20,6 +20,7 @@ from benchmarks.checkpoint import random_checkpoint
 from marmo.cli.main import main
 from marmo.cli.replay import old_hash
 from marmo.files.pictures import read_record
+from marmo.nn.device import choose_dtype
 from marmo.weights.store import from_state, open_file, write
 
 SMALL = ("--width", "64", "--height", "48", "--steps", "2", "--seed", "7", "--device", "cpu", "--dtype", "float32")
@@ -481,7 +482,8 @@ def test_a_part_of_a_picture_from_the_command_line_and_again(
     )
     assert "give it with --mask" in marmo("replay", fox, "--init-image", source).sentence
     assert marmo("replay", fox, "--init-image", source, "--mask", mask).code == 0
-    assert generate(*flags[:-6], "--start", "a1111", "--name", "wolf").code == 0  # what infotext can say
+    dtype = str(choose_dtype(None, torch.device("cpu"))).removeprefix("torch.")  # infotext does not say it
+    assert generate(*flags[:-6], "--start", "a1111", "--name", "wolf", "--dtype", dtype).code == 0
     foreign = without_record(tmp_path / "out" / "wolf.png")
     assert "give it with --mask" in marmo("replay", foreign, "--model", stand_in, "--init-image", source).sentence
     said = marmo("replay", foreign, "--model", stand_in, "--init-image", source, "--mask", mask)

@@ -321,7 +321,7 @@ PAIR = st.sampled_from(
         "Inpaint area",
         "Masked area padding",
         "Image CFG scale",
-    ]  # fmt: skip
+    ]
 )
 VALUE = st.one_of(
     st.text(max_size=8), st.sampled_from(["20", "Euler a", "1e999", "-1", "512x512", '"', '"a\\"', "9" * 400])

@@ -15,7 +15,6 @@ from marmo.files.record import Record
 from marmo.request import Fill, Outpaint
 from marmo.solver_names import A1111_DISCARDS, ETA, NOISE_SOURCES, SAMPLERS, SCHEDULES
 
-
 MASKED_CONTENT: Mapping[Fill, str] = {"blurred": "fill", "noise": "latent noise", "blank": "latent nothing"}
 """A1111's names; it does not name the original."""
 
