@@ -7,7 +7,6 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-import marmo
 from marmo.files.atomic import atomic_write
 from marmo.library.identify import Found
 from marmo.library.scan import Candidate
@@ -45,7 +44,7 @@ def _stamp(candidate: Candidate, code: str) -> str:
 
 def _code() -> str:
     """Another Marmo may know more kinds of models."""
-    root = Path(marmo.__file__).parent
+    root = Path(__file__).parents[1]
     newest = max(os.stat(file).st_mtime_ns for file in root.rglob("*.py"))
     return f"{VERSION}:{newest}"
 
