@@ -9,14 +9,17 @@ from pydantic import ValidationError
 
 from marmo.diffusion.denoiser import Target
 from marmo.models.clip_text import ClipTextConfig
+from marmo.models.rrdb import RRDBConfig
+from marmo.models.srvgg import SRVGGConfig
 from marmo.models.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from marmo.models.unet import CODE_WIDTH, UNetConfig
 from marmo.models.vae import VAEConfig
 from marmo.nn.blueprint import blueprint
 from marmo.nn.device import choose_device, choose_dtype
-from marmo.pipelines.card import Card, LatentCard, ToldKind, TowerCard
+from marmo.pipelines.card import LatentCard, ToldKind, TowerCard, UpscalerCard
 from marmo.pipelines.latent import LatentDiffusion
 from marmo.pipelines.painter import Painter
+from marmo.pipelines.upscaler import Upscaler
 from marmo.request import Defaults, ImageRequest, Prediction, explain
 from marmo.text.bpe import ClipTokenizer, clip_tokenizer
 from marmo.weights.checkpoint import Checkpoint, open_checkpoint
@@ -56,6 +59,7 @@ def load(
     prediction: Prediction | None = None,
     zero_snr: bool | None = None,
     refiner: str | Path | None = None,
+    upscaler: str | Path | None = None,
 ) -> LatentDiffusion:
     """A model, ready to paint.
 
@@ -67,11 +71,12 @@ def load(
         prediction: what the network predicts, where its file does not say or says it wrong.
         zero_snr: whether it was trained up to pure noise, where its file does not say or says it wrong.
         refiner: a second model, for the last steps of the requests that name it.
+        upscaler: a model of ESRGAN's kind, for the second pass of the requests that name it.
 
     Raises:
         ValueError: in one sentence, for what cannot be found, read or run here.
     """
-    opened = open_model(model, device, dtype, preview, prediction, zero_snr, refiner)
+    opened = open_model(model, device, dtype, preview, prediction, zero_snr, refiner, upscaler)
     opened.load()
     return opened
 
@@ -84,17 +89,32 @@ def open_model(
     prediction: Prediction | None = None,
     zero_snr: bool | None = None,
     refiner: str | Path | None = None,
+    upscaler: str | Path | None = None,
 ) -> LatentDiffusion:
     """Like `load`, with the weights checked by name and shape but not read before the first picture."""
     place = choose_device(device)
     numbers = choose_dtype(dtype, place)
     decoder = None if preview is None else _tiny_decoder(Path(preview), numbers, place)
     second = None if refiner is None else Painter(find(refiner), place, numbers)
-    return LatentDiffusion(find(model, prediction, zero_snr), place, numbers, decoder, second)
+    larger = None if upscaler is None else open_upscaler(upscaler, place, numbers)
+    return LatentDiffusion(find(model, prediction, zero_snr), place, numbers, decoder, second, larger)
 
 
-def open_for(request: ImageRequest, device: str | None, dtype: str | None) -> LatentDiffusion:
+def open_upscaler(path: str | Path, device: torch.device, dtype: torch.dtype) -> Upscaler:
+    """A model of ESRGAN's kind; its weights are not read before they are used."""
+    card = upscaler_card(open_checkpoint(Path(path).expanduser()))
+    if card is None:
+        raise ValueError(f"{path} is no upscaler; Marmo knows those of ESRGAN's and Real-ESRGAN's kind")
+    return Upscaler(card, device, dtype)
+
+
+def open_for(request: ImageRequest, device: str | None, dtype: str | None) -> LatentDiffusion | Upscaler:
     """The models that a request asks for, read as it says."""
+    if request.model is not None:
+        card = upscaler_card(open_checkpoint(Path(request.model).expanduser()))
+        if card is not None:
+            place = choose_device(device)
+            return Upscaler(card, place, choose_dtype(dtype, place))
     return open_model(
         request.model,
         device,
@@ -102,10 +122,19 @@ def open_for(request: ImageRequest, device: str | None, dtype: str | None) -> La
         prediction=request.prediction,
         zero_snr=request.zero_snr,
         refiner=request.refiner.model,
+        upscaler=request.hires.model,
     )
 
 
-def find(model: str | Path | None, prediction: Prediction | None = None, zero_snr: bool | None = None) -> Card:
+def upscaler_card(checkpoint: Checkpoint) -> UpscalerCard | None:
+    """What the upscaling pipeline must know of a checkpoint that is one network of ESRGAN's kind; None of another."""
+    for part in checkpoint.parts.values():
+        if isinstance(part.config, RRDBConfig | SRVGGConfig):
+            return UpscalerCard(path=checkpoint.path, files=checkpoint.files, config=part.config, tensors=part.tensors)
+    return None
+
+
+def find(model: str | Path | None, prediction: Prediction | None = None, zero_snr: bool | None = None) -> LatentCard:
     """The card of a checkpoint file or folder."""
     if model is None:
         raise ValueError("no model is bundled yet; give --model a checkpoint file (.safetensors) or a diffusers folder")

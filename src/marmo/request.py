@@ -36,6 +36,17 @@ StartRule = Literal["diffusers", "a1111"]
 SyntaxName = Literal["marmo", "a1111", "comfyui", "plain"]
 EmptyNegative = Literal["zeros", "encoded"]
 Prediction = Literal["eps", "v", "x0"]
+Tiling = Literal["none", "x", "y", "both"]
+Enlarger = Literal[
+    "latent-nearest",
+    "latent-bilinear",
+    "latent-bilinear-antialiased",
+    "latent-bicubic",
+    "latent-bicubic-antialiased",
+    "latent-area",
+    "lanczos",
+    "model",
+]
 
 MAX_SIDE = 8192  # pixels
 MAX_SEED = 2**63 - 1
@@ -76,6 +87,7 @@ ImageBytes = Annotated[
     WithJsonSchema({"type": "string", "format": "byte", "contentMediaType": "image/*"}),
 ]
 """The bytes of a PNG, JPEG or WebP file; base64 in JSON."""
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Schema(BaseModel):
@@ -154,6 +166,93 @@ class Variation(Schema):
     )
 
 
+class Hires(Schema):
+    """A second pass: the picture enlarged and painted again from some noise on; none unless it is given a size."""
+
+    scale: float | None = Field(default=None, ge=1, le=8, description="How many times as wide and high as the first")
+    width: int | None = Field(
+        default=None, ge=8, le=MAX_SIDE, description="Pixels, instead of a scale; what stands out is cut off"
+    )
+    height: int | None = Field(
+        default=None, ge=8, le=MAX_SIDE, description="Pixels, instead of a scale; what stands out is cut off"
+    )
+    upscaler: Annotated[Enlarger, _nearest(get_args(Enlarger))] | None = Field(
+        default=None, description="What enlarges: latents, pixels, or a model of ESRGAN's kind"
+    )
+    model: str | None = Field(default=None, max_length=4096, description="A checkpoint file of ESRGAN's kind")
+    steps: int | None = Field(default=None, ge=1, le=1000, description="Of the second pass, by default as in the first")
+    strength: float | None = Field(
+        default=None, ge=0, le=1, description="How far to leave the enlarged picture: 0 keeps it; by default 0.7"
+    )
+    prompt: str | None = Field(default=None, max_length=100_000, description="Of the second pass, by default the same")
+    negative_prompt: str | None = Field(
+        default=None, max_length=100_000, description="Of the second pass, by default the same"
+    )
+
+    @property
+    def acts(self) -> bool:
+        """Whether there is a second pass."""
+        return not self.scale is self.width is self.height is None
+
+    @property
+    def keeps_latents(self) -> bool:
+        """Whether latents are enlarged and not pixels."""
+        return (self.upscaler or "").startswith("latent-")
+
+    def size(self, width: int, height: int, multiple: int) -> tuple[int, int]:
+        """Of the second pass, after a first one of this size: multiples of what the model can paint, downwards."""
+        if self.scale is not None:
+            wide, high = width * self.scale, height * self.scale
+        else:
+            wide = self.width or (self.height or 0) * width / height
+            high = self.height or wide * height / width
+        return int(wide + 1e-6) // multiple * multiple, int(high + 1e-6) // multiple * multiple
+
+    def resolve(self, steps: int | None) -> "Hires":
+        """Itself with nothing left open, after a first pass of these steps."""
+        upscaler = self.upscaler or ("latent-bilinear" if self.model is None else "model")
+        update = {"upscaler": upscaler, "steps": self.steps or steps}
+        return self.model_copy(update=update | ({"strength": 0.7} if self.strength is None else {}))
+
+    def check(self, width: int, height: int, multiple: int) -> None:
+        """`ValueError` for what cannot act, after a first pass of this size."""
+        if not self.acts:
+            if self != Hires():
+                raise ValueError("hires needs a scale, a width or a height; leave it out for one pass")
+            return
+        if self.scale is not None and (self.width or self.height):
+            raise ValueError("hires.scale and hires.width or hires.height say the same; give one of them")
+        wide, high = self.size(width, height, multiple)
+        if wide < width or high < height or max(wide, high) > MAX_SIDE:
+            raise ValueError(
+                f"hires makes {wide} x {high} of {width} x {height}; no side may shrink or pass {MAX_SIDE}"
+            )
+        if (self.upscaler == "model") != (self.model is not None):
+            raise ValueError("hires.upscaler model needs a hires.model, a file of ESRGAN's kind, and no other does")
+
+
+class Region(Schema):
+    """A part of the picture with a prompt of its own."""
+
+    prompt: str = Field(max_length=100_000, description="What this part of the picture shows")
+    box: tuple[Share, Share, Share, Share] | None = Field(
+        default=None, description="Left, top, right and bottom, as shares of the picture's width and height"
+    )
+    mask: ImageBytes | None = Field(
+        default=None, description="A picture instead of a box: white where the prompt acts, grey where it has a share"
+    )
+    weight: float = Field(
+        default=1.0, gt=0, le=1, description="How much this prompt decides there; the picture's own decides the rest"
+    )
+
+    def check(self, name: str) -> None:
+        """`ValueError` for a region without a place, or with two."""
+        if (self.box is None) == (self.mask is None):
+            raise ValueError(f"{name} needs either a box or a mask")
+        if self.box is not None and not (self.box[0] < self.box[2] and self.box[1] < self.box[3]):
+            raise ValueError(f"{name}.box is left, top, right, bottom with left < right and top < bottom")
+
+
 class ImageRequest(Schema):
     """Everything that decides a picture.  `None` is the model's default; see `resolve`."""
 
@@ -226,6 +325,13 @@ class ImageRequest(Schema):
     clip_skip: int | None = Field(
         default=None, ge=1, le=32, description="Which layer of every text tower is read, counted from the end"
     )
+    hires: Hires = Field(default=Hires(), description="A second pass at a larger size")
+    tiling: Annotated[Tiling, _nearest(get_args(Tiling))] = Field(
+        default="none", description="Along which axes the picture's opposite edges fit together"
+    )
+    regions: tuple[Region, ...] = Field(
+        default=(), max_length=16, description="Parts of the picture with prompts of their own"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -273,6 +379,8 @@ class ImageRequest(Schema):
             update["eta"] = ETA.get(self.sampler)
         if self.init_image is not None and self.strength is None:
             update["strength"] = 0.75
+        if self.hires.acts:
+            update["hires"] = self.hires.resolve(self.steps)
         return update
 
     def _check(self, defaults: "Defaults") -> Self:
@@ -284,6 +392,7 @@ class ImageRequest(Schema):
                 raise ValueError(
                     f"{name} {side} is not a multiple of {multiple}; the nearest are {lower} and {lower + multiple}"
                 )
+        self._check_parts(multiple)
         if self.strength is not None and self.init_image is None:
             raise ValueError("strength needs an init_image to leave")
         if self.eta is not None and self.sampler is not None and self.sampler not in ETA:
@@ -300,6 +409,12 @@ class ImageRequest(Schema):
                     f"{name} {seed} leaves no room for {self.num_images} pictures; the largest seed is {MAX_SEED}"
                 )
         return self
+
+    def _check_parts(self, multiple: int) -> None:
+        if self.width is not None and self.height is not None:
+            self.hires.check(self.width, self.height, multiple)
+        for index, region in enumerate(self.regions):
+            region.check(f"regions.{index}")
 
 
 class Defaults(Schema):
@@ -335,7 +450,7 @@ def explain(error: ValidationError) -> str:
 
 
 def _clause(kind: str, place: list[str], message: str, value: object) -> str:
-    parts = (Guidance, Told, Refiner, Variation)
+    parts = (Guidance, Told, Refiner, Variation, Hires, Region)
     fields = {*ImageRequest.model_fields, *(name for part in parts for name in part.model_fields)}
     if kind == "extra_forbidden":
         near = get_close_matches(place[-1], fields, n=1)

@@ -53,7 +53,10 @@ class Generate:
         model = catalog.open_for(request, self.device, self.dtype)
         if self.estimate:
             from marmo.pipelines.forecast import forecast
+            from marmo.pipelines.upscaler import Upscaler
 
+            if isinstance(model, Upscaler):
+                raise ValueError("--estimate is for models that paint; an upscaler works in tiles of one size")
             self._tell_forecast(forecast(model, request))
             return 0
         started = time.perf_counter()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from marmo.nn.attention import Attention
 from marmo.nn.blocks import ResBlock, Upsample
-from marmo.nn.engine import Conv2d
+from marmo.nn.engine import Conv2d, pad
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,7 @@ class DownLevel(nn.Module):
         for block in self.blocks:
             x = block(x)
         if self.shrink is not None:
-            x = self.shrink(F.pad(x, (0, 1, 0, 1)))       # right and bottom only, as the original does
+            x = self.shrink(pad(x, 0, 1, 0, 1, self.shrink.wrap))     # right and bottom only, as the original does
         return x
 
 

@@ -8,6 +8,8 @@ from typing import Literal
 from marmo.diffusion.denoiser import Target
 from marmo.diffusion.noise import STABLE_DIFFUSION, Betas
 from marmo.models.clip_text import ClipTextConfig
+from marmo.models.rrdb import RRDBConfig
+from marmo.models.srvgg import SRVGGConfig
 from marmo.models.unet import UNetConfig
 from marmo.models.vae import VAEConfig
 from marmo.request import Defaults
@@ -35,28 +37,12 @@ class TowerCard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentCard:
-    """A latent diffusion model: its networks, their weights under our names, and how they were trained.
-
-    The weights are lazy views of files; a card costs no memory.
-    """
+class ModelCard:
+    """A model on disk.  Its weights are lazy views of files; a card costs no memory."""
 
     path: Path
     """The checkpoint file, or the folder that `files` lie in."""
     files: tuple[Path, ...]
-    towers: tuple[TowerCard, ...]
-    """The text encoders, in the order in which their states stand side by side."""
-    unet: UNetConfig
-    vae: VAEConfig
-    weights: Mapping[Slot, Tensors]
-    """Of every tower, `unet` and `vae`."""
-    told: ToldKind = "nothing"
-    tokenizer: Path | None = None
-    """A folder with a tokenizer of its own; none means CLIP's."""
-    betas: Betas = STABLE_DIFFUSION
-    target: Target = "eps"
-    defaults: Defaults = field(default_factory=Defaults)
-    licence: str | None = None
 
     @property
     def name(self) -> str:
@@ -71,5 +57,33 @@ class LatentCard:
         }
 
 
-Card = LatentCard
+@dataclass(frozen=True, kw_only=True)
+class UpscalerCard(ModelCard):
+    """A network of ESRGAN's kind, which makes pictures larger."""
+
+    config: RRDBConfig | SRVGGConfig
+    tensors: Tensors
+    """Under our names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentCard(ModelCard):
+    """A latent diffusion model: its networks, their weights under our names, and how they were trained."""
+
+    towers: tuple[TowerCard, ...]
+    """The text encoders, in the order in which their states stand side by side."""
+    unet: UNetConfig
+    vae: VAEConfig
+    weights: Mapping[Slot, Tensors]
+    """Of every tower, `unet` and `vae`."""
+    told: ToldKind = "nothing"
+    tokenizer: Path | None = None
+    """A folder with a tokenizer of its own; none means CLIP's."""
+    betas: Betas = STABLE_DIFFUSION
+    target: Target = "eps"
+    defaults: Defaults = field(default_factory=Defaults)
+    licence: str | None = None
+
+
+Card = LatentCard | UpscalerCard
 """One kind per pipeline."""

@@ -15,8 +15,10 @@ from torch import Tensor
 from marmo.models.unet import CODE_WIDTH, Context, UNet
 from marmo.nn.attention import KeysValues
 from marmo.nn.embed import sinusoidal
+from marmo.nn.engine import Wrap
 from marmo.pipelines.card import ToldKind
 from marmo.pipelines.text_encoders import Encoded
+from marmo.pipelines.tiling import wrap_of
 from marmo.request import ImageRequest
 
 SCORE, NEGATIVE_SCORE = 6.0, 2.5
@@ -24,15 +26,21 @@ SCORE, NEGATIVE_SCORE = 6.0, 2.5
 
 
 class Condition(NamedTuple):
-    """One row's prompt, as the keys and values that the cross-attentions made of it once, and vector 1 V."""
+    """One row's prompt, as the keys and values that the cross-attentions made of it once, vector 1 V, and its edges."""
 
     context: Context
     vector: Tensor | None = None
+    wrap: Wrap = Wrap()
 
     @property
     def length(self) -> int:
         """Of the prompt in tokens."""
         return self.context[0].keys.shape[2]
+
+    @property
+    def form(self) -> tuple[int, Wrap]:
+        """What rows must have in common to be asked in one call."""
+        return self.length, self.wrap
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ class Conditions:
         states, pooled = encoded
         if negative and empty and self.request.empty_negative == "zeros":
             states, pooled = torch.zeros_like(states), None if pooled is None else torch.zeros_like(pooled)
-        return Condition(self.unet.project(states), self._vector(pooled, negative))
+        return Condition(self.unet.project(states), self._vector(pooled, negative), wrap_of(self.request))
 
     def _vector(self, pooled: Tensor | None, negative: bool) -> Tensor | None:
         """1 V: the pooled prompt, then every number's sinusoids."""
@@ -83,8 +91,8 @@ def told_numbers(told: ToldKind, request: ImageRequest, negative: bool) -> tuple
 
 
 def stack(conditions: Sequence[Condition]) -> Condition:
-    """One condition per row, of prompts of one length -> one of the whole batch."""
+    """One condition per row, all of one form -> one of the whole batch."""
     layers = zip(*(condition.context for condition in conditions), strict=True)
     context = [KeysValues(*(torch.cat(part) for part in zip(*layer, strict=True))) for layer in layers]
     vectors = [condition.vector for condition in conditions if condition.vector is not None]
-    return Condition(context, torch.cat(vectors) if vectors else None)
+    return Condition(context, torch.cat(vectors) if vectors else None, conditions[0].wrap)

@@ -167,7 +167,8 @@ def _names(checkpoint: Checkpoint, slot: Slot) -> Family:
     """Whose names a network has in a single file."""
     if checkpoint.kind is not None:
         return checkpoint.kind.places[slot].names
-    return "openclip" if checkpoint.parts[slot].form.family == "openclip" else "original"
+    family = checkpoint.parts[slot].form.family
+    return "original" if family == "diffusers" else family
 
 
 def _fillers(checkpoint: Checkpoint, slot: Slot) -> list[str]:
