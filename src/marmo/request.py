@@ -366,7 +366,8 @@ class ImageRequest(Schema):
                 raise ValueError(f"{name} means nothing to this model; leave it out")
         opened = {name: value for name, value in defaults.values.items() if getattr(self, name) is None}
         whole = self.model_copy(update=opened)
-        return whole.model_copy(update=whole._derived())._check(defaults)
+        derived = {name: value for name, value in whole._derived().items() if name not in defaults.unused}
+        return whole.model_copy(update=derived)._check(defaults)
 
     def _derived(self) -> dict[str, object]:
         """Defaults that depend on other fields."""
