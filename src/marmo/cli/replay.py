@@ -149,9 +149,7 @@ class Replay:
 
     def _with_models(self, record: Record) -> ImageRequest:
         """The request with its models as they are called here."""
-        own = {
-            name: digest for name, digest in record.weights.items() if not name.startswith((REFINER, UPSCALER))
-        }
+        own = {name: digest for name, digest in record.weights.items() if not name.startswith((REFINER, UPSCALER))}
         refiner, hires = record.request.refiner, record.request.hires
         if refiner.model is not None:
             path = self.refiner or _find_model(_below(REFINER, record), "--refiner")

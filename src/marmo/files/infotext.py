@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from marmo.files.record import Record
-from marmo.request import Enlarger, ImageRequest
+from marmo.request import ImageRequest
+from marmo.request_parts import Enlarger
 from marmo.solver_names import A1111_DISCARDS, ETA, NOISE_SOURCES, SAMPLERS, SCHEDULES
 
 ENLARGERS: Mapping[Enlarger, str] = {

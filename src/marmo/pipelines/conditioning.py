@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from marmo.diffusion.denoiser import Parametrisation
-from marmo.diffusion.guidance import ClassifierFree, Composed, Guidance, Timed, Unguided, Weight
+from marmo.diffusion.guidance import BothWays, ClassifierFree, Composed, Guidance, Timed, Unguided, Weight
 from marmo.diffusion.samplers import CFG_PP
 from marmo.pipelines.regions import Shares
 from marmo.pipelines.text_encoders import Encoded
@@ -111,6 +111,7 @@ class Conditioning(Generic[Condition]):
         length: tokens of a chunk, with its start and end.
         encode: reads chunks with the text encoders, under an emphasis.
         condition: what the U-Net is told of a text.
+        blind: the same without the picture, for models that edit by instruction.
         shares: what the prompt and each region's decide of every place.
     """
 
@@ -120,6 +121,7 @@ class Conditioning(Generic[Condition]):
     length: int
     encode: Callable[[Sequence[Chunk], Emphasis], Encoded]
     condition: Callable[[Text], Condition]
+    blind: Callable[[Condition], Condition]
     shares: Shares | None = None
 
     def guidance(self, parametrisation: Parametrisation) -> tuple[Guidance[Condition], tuple[str, ...]]:
@@ -127,12 +129,13 @@ class Conditioning(Generic[Condition]):
         request, notes = self.request, list[str]()
         assert request.guidance_scale is not None, "the request is not resolved"
         lines = self._conds(notes)
-        if _is_plain(lines) and request.guidance_scale == 1 and request.sampler not in CFG_PP:
+        is_plain = _is_plain(lines) and request.image_guidance_scale in (None, 1)
+        if is_plain and request.guidance_scale == 1 and request.sampler not in CFG_PP:
             uncond = None
         else:
             (uncond,) = self._lines(request.negative_prompt or "", notes, negative=True)
         condition = lru_cache(maxsize=MAX_CONDITIONS)(self.condition)
-        guide = Guide(self.clock, lines, uncond, condition, request, parametrisation)
+        guide = Guide(self.clock, lines, uncond, condition, self.blind, request, parametrisation)
         changes = any(len(line.texts) > 1 for line in (*lines, *([uncond] if uncond else [])))
         return (Timed(guide.at) if changes else guide.at(0, 0.0)), tuple(notes)
 
@@ -203,6 +206,7 @@ class Guide(Generic[Condition]):
     lines: Sequence[Line]
     uncond: Line | None
     condition: Callable[[Text], Condition]
+    blind: Callable[[Condition], Condition]
     request: ImageRequest
     parametrisation: Parametrisation
 
@@ -212,6 +216,11 @@ class Guide(Generic[Condition]):
         if self.uncond is None:
             return Unguided(conds[0])
         uncond = self.condition(self.uncond.at(self.clock, index, sigma))
+        guidance = self._by_words(conds, uncond)
+        scale = self.request.image_guidance_scale
+        return guidance if scale in (None, 1) else BothWays(guidance, uncond, self.blind(uncond), scale)
+
+    def _by_words(self, conds: Sequence[Condition], uncond: Condition) -> Guidance[Condition]:
         details, scale = self.request.guidance, self.request.guidance_scale
         assert scale is not None, "the request is not resolved"
         high = float("inf") if details.high_sigma is None else details.high_sigma

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from marmo.nn.engine import Wrap
 from marmo.pipelines.pixels import to_pictures, to_tensor
-from marmo.request import Enlarger
+from marmo.request_parts import Enlarger
 
 Mode = Literal["nearest", "bilinear", "bicubic", "area"]
 Resize = Callable[[Tensor, tuple[int, int]], Tensor]

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from marmo.diffusion import sources
 from marmo.nn.engine import Wrap
+from marmo.pipelines.beginning import Beginning
+from marmo.pipelines.card import LatentCard
 from marmo.pipelines.enlarge import RULES, enlarge_latents, enlarge_pixels
 from marmo.pipelines.painter import Painter, resolved
 from marmo.pipelines.tiling import wrap_of
@@ -72,12 +74,12 @@ class Enlarging:
         """Whether pixels are enlarged and nothing is painted after that."""
         return len(self.walk.sigmas) == 1 and not self.how.keeps_latents
 
-    def start(self, latents: Tensor, source: sources.NoiseSource) -> Tensor:
-        """The noisy latents where the second walk begins.  B C H W -> B C of its size, float32."""
+    def begin(self, latents: Tensor, source: sources.NoiseSource) -> Beginning:
+        """Where the second walk begins, after a first to these latents.  B C H W -> B C of its size, float32."""
         factor = self.painter.card.vae.factor
         shape = latents.shape[1], self._height // factor, self._width // factor
         noise = source.start(shape).to(latents.device) * self.walk.sigmas[0]  # the seeds' first draw, as in A1111
-        return self._latents(latents, source, shape) + noise
+        return Beginning(self._latents(latents, source, shape) + noise)
 
     def decode(self, latents: Tensor, wrap: Wrap) -> tuple[Tensor, bool]:
         """Scaled latents to pixels of the second pass's size, and whether half precision was too narrow.
@@ -113,8 +115,13 @@ class Enlarging:
         return resolved(self.walk.request.width)
 
 
-def check_upscaler(request: ImageRequest, upscaler: Upscaler | None) -> None:
-    """`ValueError` for a request that names another upscaler than is loaded."""
+def check_hires(request: ImageRequest, card: LatentCard, upscaler: Upscaler | None) -> None:
+    """`ValueError` for a second pass that this model cannot make, or not with the upscaler that is loaded."""
+    if request.hires.acts and (card.task != "paint" or request.is_partial):
+        raise ValueError(
+            "hires makes a whole picture larger; where a part is painted or a picture is edited, leave it out and "
+            "enlarge the result afterwards"
+        )
     wanted = request.hires.model
     if wanted is not None and (upscaler is None or Path(wanted).name != upscaler.card.name):
         there = "none is loaded" if upscaler is None else f"{upscaler.card.name} is loaded"

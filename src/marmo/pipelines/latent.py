@@ -5,23 +5,22 @@ Rombach et al. 2022.  Shapes: B pictures, C latent channels, H W height and widt
 
 import math
 from collections.abc import Generator, Iterator, Sequence
-from itertools import chain
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from marmo.diffusion import samplers, schedules, sources
-from marmo.files.pictures import decode_image
 from marmo.files.record import Record
 from marmo.models.tiny_decoder import TinyDecoder
 from marmo.pipelines import first_stage
+from marmo.pipelines.beginning import Beginning, Opening, check_task
+from marmo.pipelines.canvas import inputs, painted_size
 from marmo.pipelines.card import LatentCard
 from marmo.pipelines.events import Event, Result, Stage, Step
 from marmo.pipelines.experts import Expert, check_model, check_refiner, check_told, chosen, hand_over, refining
-from marmo.pipelines.hires import Enlarging, Pass, check_upscaler, second_request, stretched
+from marmo.pipelines.hires import Enlarging, Pass, check_hires, second_request, stretched
 from marmo.pipelines.painter import Painter, resolved
-from marmo.pipelines.pixels import to_pictures, to_tensor
+from marmo.pipelines.pixels import to_pictures
 from marmo.pipelines.preview import linear_preview, tiny_preview
 from marmo.pipelines.provenance import records, weight_hashes
 from marmo.pipelines.tiling import wrap_of
@@ -81,45 +80,47 @@ class LatentDiffusion(Painter):
         """
         request = self.resolve(request)
         passes = self._passes(request)
-        picture = _init_image(request)
+        first, source = passes[0], _source(request)
+        opening = Opening.of(self, request, first.sigmas, source)
         self.shares(request)  # a mask that cannot be read is told before the weights are
         if not self.loaded:
             yield Stage("loading")
             self.load()
         yield Stage("encoding")
-        experts, notes = zip(*(self._experts(walk) for walk in passes), strict=True)
-        source = _source(request)
-        x = self._start(request, passes[0].sigmas, source, picture)
-        latents = yield from self._paint(passes[0], source, x, experts[0])
+        begun = opening.begin()
+        experts, notes = self._experts(first, begun.beside)
+        again = [self._experts(walk, None) for walk in passes[1:]]
+        latents = yield from self._paint(first, source, begun, experts)
         enlarging = None
-        if request.hires.acts:
+        for second, (its_experts, its_notes) in zip(passes[1:], again, strict=True):
             yield Stage("upscaling")
-            enlarging = Enlarging(self, passes[1], request.hires, self.upscaler)
+            notes += its_notes
+            enlarging = Enlarging(self, second, request.hires, self.upscaler)
             if not enlarging.is_all:
                 source = _source(request)
-                x = enlarging.start(latents, source)
-                latents = yield from self._paint(passes[1], source, x, experts[1])
+                latents = yield from self._paint(second, source, enlarging.begin(latents, source), its_experts)
         yield Stage("decoding")
         decode = self.decode if enlarging is None else enlarging.decode
         decoded = [decode(row, wrap_of(request)) for row in torch.split(latents, 1)]
-        pictures = tuple(picture for pixels, _ in decoded for picture in to_pictures(pixels))
-        said = *dict.fromkeys(chain(*notes)), *[first_stage.WIDENED] * any(widened for _, widened in decoded)
-        yield Result(pictures, self._records(request, passes, experts[0]), said)
+        pictures = tuple(opening.finish(picture) for pixels, _ in decoded for picture in to_pictures(pixels))
+        notes += (first_stage.WIDENED,) * any(widened for _, widened in decoded)
+        yield Result(pictures, self._records(request, passes, experts), tuple(dict.fromkeys(notes)))
 
     def resolve(self, request: ImageRequest) -> ImageRequest:
         """The request with nothing left open; see `ImageRequest.resolve`.  Another model's request is refused."""
         check_model(request, self.card, None if self.refiner is None else self.refiner.card)
         check_told(request, [painter.card for painter in self.painters[: 2 if request.refiner.model else 1]])
+        check_task(request, self.card)
         whole = self._sized(request).resolve(self.card.defaults)
-        check_upscaler(whole, self.upscaler)
+        check_hires(whole, self.card, self.upscaler)
         return whole
 
     def sigmas(self, request: ImageRequest) -> Tensor:
         """The noise levels that a resolved request walks down.  S + 1, the last one 0."""
         sigmas = self._schedule(request)
-        if request.init_image is None:
+        if request.strength is None:
             return sigmas
-        return schedules.last_part(sigmas, resolved(request.strength), request.start)
+        return schedules.last_part(sigmas, request.strength, request.start)
 
     def _schedule(self, request: ImageRequest) -> Tensor:
         """The noise levels from pure noise, also where the run starts later."""
@@ -139,12 +140,14 @@ class LatentDiffusion(Painter):
         return Pass(request, levels, sigmas, 0, total), Pass(second, again, left, before, total)
 
     def _sized(self, request: ImageRequest) -> ImageRequest:
-        """A request that starts from a picture and names no size has the picture's, cut to what the model can paint."""
-        picture = _init_image(request)
-        if picture is None or request.width is not None or request.height is not None:
+        """A request that starts from a picture and names no size has the picture's, as the model can paint it."""
+        given = inputs(request)
+        if given is None or request.width is not None or request.height is not None:
             return request
-        factor = self.card.vae.factor
-        width, height = (max(side // factor, 1) * factor for side in picture.size)
+        size = painted_size(request, given, self.card.vae.factor)
+        if size is None:
+            return request
+        width, height = size
         return ImageRequest.model_validate(request.model_copy(update={"width": width, "height": height}).model_dump())
 
     def hashes(self) -> dict[str, str]:
@@ -157,29 +160,15 @@ class LatentDiffusion(Painter):
         upscaler = self.upscaler.card if self.upscaler is not None and request.hires.model else None
         return records(request, cards, sigmas, self.device, self.dtype, upscaler)
 
-    def _experts(self, walk: Pass) -> tuple[tuple[Expert, ...], tuple[str, ...]]:
+    def _experts(self, walk: Pass, beside: Tensor | None) -> tuple[tuple[Expert, ...], tuple[str, ...]]:
         """Who paints which part of the way, and what the user should know of the prompts."""
         request, sigmas = walk.request, walk.sigmas
-        guidance, notes = self.guidance(request, sigmas, walk.past)
+        guidance, notes = self.guidance(request, sigmas, beside, walk.past)
         first = Expert(math.inf, self, guidance)
         if self.refiner is None or request.refiner.model is None:
             return (first,), notes
-        guidance, _ = self.refiner.guidance(refining(request, self.refiner.card), sigmas, walk.past)
+        guidance, _ = self.refiner.guidance(refining(request, self.refiner.card), sigmas, past=walk.past)
         return (first, Expert(hand_over(self.table, request.refiner.switch), self.refiner, guidance)), notes
-
-    def _start(
-        self, request: ImageRequest, sigmas: Tensor, source: sources.NoiseSource, picture: Image.Image | None
-    ) -> Tensor:
-        """The noisy latents where the walk begins.  B C H W, float32."""
-        width, height, sigma = resolved(request.width), resolved(request.height), sigmas[0]
-        factor = self.card.vae.factor
-        shape = (self.card.vae.latent_channels, height // factor, width // factor)
-        if picture is None:
-            amplitude = (1 + sigma**2).sqrt() if request.start == "diffusers" else sigma
-            return source.start(shape).to(self.device) * amplitude
-        pixels = to_tensor(picture, width, height).to(self.device)
-        x0 = self.moments(pixels, wrap_of(request)).sample(source.normal(shape).to(self.device))
-        return x0 + source.start(shape).to(self.device) * sigma
 
     def _noise(self, walk: Pass, source: sources.NoiseSource, x: Tensor) -> samplers.Noise:
         """The steps' noise: increments of a path for the samplers that need one, else fresh."""
@@ -189,12 +178,16 @@ class LatentDiffusion(Painter):
         return lambda s, t: path(s, t).to(x.device)
 
     def _paint(
-        self, walk: Pass, source: sources.NoiseSource, x: Tensor, experts: Sequence[Expert]
+        self, walk: Pass, source: sources.NoiseSource, begun: Beginning, experts: Sequence[Expert]
     ) -> Generator[Step, None, Tensor]:
-        """Walk down a pass from its noisy latents, showing every answer."""
-        name, noise = resolved(walk.request.sampler), self._noise(walk, source, x)
-        sampling = samplers.sampling(name, x, walk.sigmas, noise, walk.request.eta, self.table)
-        driven = samplers.drive(sampling, lambda query: chosen(experts, query.sigma).answer(query))
+        """Walk down a pass from its beginning, showing every answer."""
+
+        def ask(query: samplers.Query) -> samplers.Prediction:
+            return chosen(experts, query.sigma).answer(query)
+
+        name, noise, kept = resolved(walk.request.sampler), self._noise(walk, source, begun.x), begun.kept
+        sampling = samplers.sampling(name, begun.x, walk.sigmas, noise, walk.request.eta, self.table)
+        driven = samplers.drive(sampling, ask if kept is None else lambda query: kept.answer(query, ask))
         while True:
             try:
                 query, prediction = next(driven)
@@ -212,12 +205,3 @@ def _source(request: ImageRequest) -> sources.NoiseSource:
         return source
     other = make([resolved(variation.seed) + image for image in pictures])
     return sources.Varied(source, other, variation.strength)
-
-
-def _init_image(request: ImageRequest) -> Image.Image | None:
-    if request.init_image is None:
-        return None
-    try:
-        return decode_image(request.init_image)
-    except ValueError as error:
-        raise ValueError(f"init_image: {error}") from None

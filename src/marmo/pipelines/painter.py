@@ -22,7 +22,7 @@ from marmo.nn.engine import Wrap, wrapped
 from marmo.pipelines import first_stage
 from marmo.pipelines.card import LatentCard, TowerCard
 from marmo.pipelines.conditioning import Clock, Conditioning
-from marmo.pipelines.conditions import Condition, Conditions, stack
+from marmo.pipelines.conditions import Condition, Conditions, blind, stack
 from marmo.pipelines.regions import Shares, shares
 from marmo.pipelines.text_encoders import Encoded, TextEncoders, Tower
 from marmo.request import ImageRequest
@@ -81,15 +81,22 @@ class Painter:
         """x0 for every question, B C H W each, float32.  Questions of many pictures and steps may stand together."""
         x = torch.cat([question.x for question in questions])
         sigma = torch.cat([question.sigma.expand(len(question.x)) for question in questions])
-        conditions = [question.condition for question in questions for _ in question.x]
+        conditions = [
+            question.condition.of_picture(index) for question in questions for index in range(len(question.x))
+        ]
         most = max(1, LATENTS_PER_CALL // (x.shape[2] * x.shape[3]))
         x0 = [self._denoise(x[rows], sigma[rows], conditions[rows]) for rows in _calls(conditions, most)]
         return list(torch.split(torch.cat(x0), [len(question.x) for question in questions]))
 
     def _denoise(self, x: Tensor, sigma: Tensor, conditions: Sequence[Condition]) -> Tensor:
-        context, vector, wrap = stack(conditions)
+        context, vector, beside, wrap = stack(conditions)
+
+        def network(x: Tensor, t: Tensor) -> Tensor:
+            seen = x if beside is None else torch.cat([x, beside], dim=1)
+            return self.unet(seen.to(self.dtype), t, context, vector)
+
         with wrapped(self.unet, wrap):
-            return denoise(lambda x, t: self.unet(x.to(self.dtype), t, context, vector), self.parametrisation, x, sigma)
+            return denoise(network, self.parametrisation, x, sigma)
 
     def shares(self, request: ImageRequest) -> Shares | None:
         """What each prompt of a resolved request decides at every place of the latents; None where one decides all."""
@@ -98,14 +105,15 @@ class Painter:
         return shares(request.regions, *size, self.device) if request.regions else None
 
     def guidance(
-        self, request: ImageRequest, sigmas: Tensor, past: int = 0
+        self, request: ImageRequest, sigmas: Tensor, beside: Tensor | None = None, past: int = 0
     ) -> tuple[Guidance[Condition], tuple[str, ...]]:
         """The prompts' pull, as the request wants it, and what the user should know of them.
 
         Args:
+            beside: what the network sees beside the latents.  B or 1, Z H W
             past: steps that an earlier pass has walked, where the plans of the prompts go on.
         """
-        conditions = Conditions(self.unet, self.card.told, request)
+        conditions = Conditions(self.unet, self.card.told, request, beside)
         return Conditioning(
             request,
             Clock.of(request, sigmas, past),
@@ -113,6 +121,7 @@ class Painter:
             self.encoders.context_length,
             lambda chunks, emphasis: self._encode(chunks, resolved(request.clip_skip), emphasis),
             lambda text: conditions.of(text.encoded, text.is_negative, text.is_empty),
+            blind,
             self.shares(request),
         ).guidance(self.parametrisation)
 
