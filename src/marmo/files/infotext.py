@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from marmo.files.record import Record
-from marmo.request import ImageRequest
-from marmo.request_parts import Enlarger
+from marmo.request import ImageRequest, Outpaint
+from marmo.request_parts import Enlarger, Fill
 from marmo.solver_names import A1111_DISCARDS, ETA, NOISE_SOURCES, SAMPLERS, SCHEDULES
 
+MASKED_CONTENT: Mapping[Fill, str] = {"blurred": "fill", "noise": "latent noise", "blank": "latent nothing"}
+"""A1111's names; it does not name the original."""
 ENLARGERS: Mapping[Enlarger, str] = {
     "latent-bilinear": "Latent",
     "latent-bilinear-antialiased": "Latent (antialiased)",
@@ -50,6 +52,7 @@ def _parameters(record: Record) -> dict[str, str | int | float | None]:
         "Sampler": request.sampler and SAMPLERS[request.sampler].label,
         "Schedule type": request.schedule and SCHEDULES[request.schedule][0],
         "CFG scale": request.guidance_scale,
+        "Image CFG scale": request.image_guidance_scale,
         "Seed": record.seed,
         "Size": f"{request.width}x{request.height}" if request.width and request.height else None,
         "Model hash": weights[0][:10] if len(weights) == 1 else None,
@@ -59,6 +62,7 @@ def _parameters(record: Record) -> dict[str, str | int | float | None]:
         "Denoising strength": request.hires.strength if request.hires.acts else request.strength,
         "Clip skip": request.clip_skip if request.clip_skip != 1 else None,
         "RNG": NOISE_SOURCES[request.noise_source],
+        **_masking(record),
         eta_key: request.eta if request.sampler and request.eta != ETA.get(request.sampler) else None,
         **_extras(request),
         "Discard penultimate sigma": True if discarded else None,
@@ -94,6 +98,21 @@ def _regions(request: ImageRequest) -> str:
     """As JSON; of a mask there is no more to say than that it is one."""
     rows = [region.model_dump(mode="json", exclude={"mask"}, exclude_defaults=True) for region in request.regions]
     return json.dumps(rows, ensure_ascii=False)
+
+
+def _masking(record: Record) -> dict[str, str | int | float | None]:
+    """What A1111 says of a mask.  It leaves a blur of 0 out, and then nothing tells that there was a mask."""
+    settings = record.request.inpaint
+    if "mask" not in record.inputs and record.request.outpaint == Outpaint():
+        return {}
+    is_crop = settings.area == "masked"
+    return {
+        "Mask mode": "Inpaint not masked" if settings.invert else None,
+        "Mask blur": settings.feather,
+        "Inpaint area": "Only masked" if is_crop else None,
+        "Masked area padding": settings.padding if is_crop else None,
+        "Masked content": MASKED_CONTENT.get(settings.fill or "original"),
+    }
 
 
 def _quoted(value: str | int | float) -> str:
