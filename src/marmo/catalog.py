@@ -44,6 +44,7 @@ FAMILIES: Mapping[str, Family] = {
     "sd1": Family(final_norm=True, defaults=Defaults()),
     "sd2": Family(final_norm=True, defaults=Defaults(clip_skip=2)),
     "sdxl": Family(final_norm=False, defaults=Defaults(clip_skip=2, empty_negative="zeros")),
+    "sd-x4": Family(final_norm=True, defaults=Defaults(clip_skip=2, guidance_scale=9.0)),
     "sdxl-refiner": Family(final_norm=False, defaults=Defaults(clip_skip=2)),
 }
 """By the name of the checkpoint's kind."""
@@ -53,6 +54,7 @@ EDITING: Mapping[Task, Mapping[str, object]] = {
     "paint": {"image_guidance_scale": None},
     "inpaint": {"image_guidance_scale": None, "strength": 1.0},
     "edit": {"image_guidance_scale": 1.5, "strength": None},
+    "upscale": {"image_guidance_scale": None, "strength": None},
 }
 """What of a model's defaults its task decides."""
 
@@ -221,6 +223,8 @@ def _pad(checkpoint: Checkpoint, slot: Slot) -> int:
 
 def _told(path: Path, unet: UNetConfig, towers: Sequence[TowerCard]) -> ToldKind:
     """What the numbers in the U-Net's vector are, from how many they are."""
+    if unet.num_labels:
+        return "noise"
     pooled = sum(tower.config.embed_width or 0 for tower in towers if tower.pools)
     count, rest = divmod(unet.vector_width - pooled, CODE_WIDTH)
     if rest or count not in _TOLD or (unet.vector_width and not pooled):

@@ -89,7 +89,7 @@ class Guidance(Schema):
 
 
 class Told(Schema):
-    """What SDXL is told beside the words (Podell et al. 2023, section 2.2).  Sizes are the picture's own by default."""
+    """What SDXL and the x4 upscaler are told beside the words.  Sizes are the picture's own by default."""
 
     original_width: int | None = Field(
         default=None, ge=1, le=MAX_SIDE, description="Width that the picture shall seem to have come with"
@@ -107,6 +107,9 @@ class Told(Schema):
     )
     score: float | None = Field(
         default=None, ge=0, le=10, description="For the refiner: how well people shall like the picture; by default 6"
+    )
+    noise_level: int = Field(
+        default=20, ge=0, le=350, description="For the x4 upscaler: how noisy the small picture is made, of 1000 levels"
     )
     negative_score: float | None = Field(
         default=None, ge=0, le=10, description="For the refiner, beside the negative prompt; by default 2.5"

@@ -35,6 +35,8 @@ class VAEConfig:
 
 KL_F8 = VAEConfig(channels=(128, 256, 512, 512), latent_channels=4, latent_scale=0.18215)
 KL_F8_TOY = replace(KL_F8, channels=(32, 32, 64, 64), num_res_blocks=1)
+SD_X4_VAE = replace(KL_F8, channels=(128, 256, 512), latent_scale=0.08333)
+SD_X4_VAE_TOY = replace(SD_X4_VAE, channels=(32, 32, 64), num_res_blocks=1)
 SDXL_VAE = replace(KL_F8, latent_scale=0.13025)
 SDXL_VAE_TOY = replace(KL_F8_TOY, latent_scale=0.13025)
 

@@ -17,9 +17,9 @@ from marmo.weights.fingerprint import file_hash
 from marmo.weights.kinds import Slot, Task, task_of
 from marmo.weights.store import Tensors
 
-ToldKind = Literal["nothing", "size", "score"]
+ToldKind = Literal["nothing", "size", "score", "noise"]
 """What a U-Net is told beside the words: where SDXL's training pictures came from and how large the result shall be, or
-with its refiner, how well people liked them."""
+with its refiner, how well people liked them; with the x4 upscaler, how noisy the small picture is."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,7 +76,9 @@ class Conditions:
         return Condition(self.unet.project(states), vector, self.beside, wrap)
 
     def _vector(self, pooled: Tensor | None, negative: bool) -> Tensor | None:
-        """1 V: the pooled prompt, then every number's sinusoids."""
+        """1 V: the pooled prompt, then every number's sinusoids; for the x4 upscaler the level of noise alone."""
+        if self.told == "noise":
+            return torch.tensor([[float(self.request.told.noise_level)]], device=self.unet.conv_in.weight.device)
         numbers = told_numbers(self.told, self.request, negative)
         if not numbers:
             return None
@@ -99,7 +101,7 @@ def told_numbers(told: ToldKind, request: ImageRequest, negative: bool) -> tuple
     original = wish.original_height or height, wish.original_width or width
     crop = wish.crop_top, wish.crop_left
     match told:
-        case "nothing":
+        case "nothing" | "noise":
             return ()
         case "size":
             return (*original, *crop, wish.target_height or height, wish.target_width or width)

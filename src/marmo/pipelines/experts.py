@@ -22,6 +22,7 @@ HEARD: Mapping[ToldKind, tuple[str, ...]] = {
     "nothing": (),
     "size": (*_COMING, "target_width", "target_height"),
     "score": (*_COMING, "score", "negative_score"),
+    "noise": ("noise_level",),
 }
 """The fields of `ImageRequest.told` that each kind of U-Net hears."""
 

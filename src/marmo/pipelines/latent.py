@@ -145,6 +145,8 @@ class LatentDiffusion(Painter):
         if given is None or request.width is not None or request.height is not None:
             return request
         size = painted_size(request, given, self.card.vae.factor)
+        if self.card.task == "upscale":
+            size = tuple(side * self.card.vae.factor for side in given.picture.size)
         if size is None:
             return request
         width, height = size
