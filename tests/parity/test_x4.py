@@ -67,7 +67,7 @@ def ours(model, **options: object) -> list[Image.Image]:
     stream = BytesIO()
     picture().save(stream, "PNG")
     asked = {"prompt": PROMPT, "steps": 5, "guidance_scale": 9, "seed": 7, "sampler": "ddim", "schedule": "leading"}
-    asked |= {"clip_skip": 1, "init_image": stream.getvalue()}
+    asked |= {"init_image": stream.getvalue()}
     return list(model.generate(ImageRequest(**asked | options)).images)
 
 
