@@ -8,9 +8,11 @@ from pydantic import ValidationError
 
 from marmo.diffusion.denoiser import Target
 from marmo.models.clip_text import ClipTextConfig
+from marmo.models.rrdb import RRDBConfig
+from marmo.models.srvgg import SRVGGConfig
 from marmo.models.unet import CODE_WIDTH, UNetConfig
 from marmo.models.vae import VAEConfig
-from marmo.pipelines.card import LatentCard, ToldKind, TowerCard
+from marmo.pipelines.card import LatentCard, ToldKind, TowerCard, UpscalerCard
 from marmo.request import Defaults, ImageRequest, explain
 from marmo.text.bpe import ClipTokenizer, clip_tokenizer
 from marmo.weights.checkpoint import Checkpoint
@@ -35,6 +37,7 @@ FAMILIES: Mapping[str, Family] = {
     "sd1": Family(final_norm=True, defaults=Defaults()),
     "sd2": Family(final_norm=True, defaults=Defaults(clip_skip=2)),
     "sdxl": Family(final_norm=False, defaults=Defaults(clip_skip=2, empty_negative="zeros")),
+    "sd-x4": Family(final_norm=True, defaults=Defaults(clip_skip=2, guidance_scale=9.0)),
     "sdxl-refiner": Family(final_norm=False, defaults=Defaults(clip_skip=2)),
 }
 """By the name of the checkpoint's kind."""
@@ -44,6 +47,7 @@ EDITING: Mapping[Task, Mapping[str, object]] = {
     "paint": {"image_guidance_scale": None},
     "inpaint": {"image_guidance_scale": None, "strength": 1.0},
     "edit": {"image_guidance_scale": 1.5, "strength": None},
+    "upscale": {"image_guidance_scale": None, "strength": None},
 }
 """What of a model's defaults its task decides."""
 
@@ -78,6 +82,14 @@ def latent_card(checkpoint: Checkpoint) -> LatentCard:
         defaults=_defaults(checkpoint, family, target, betas.zero_snr, unet, vae),
         licence=licence_of(checkpoint),
     )
+
+
+def upscaler_card(checkpoint: Checkpoint) -> UpscalerCard | None:
+    """What the upscaling pipeline must know of a checkpoint that is one network of ESRGAN's kind; None of another."""
+    for part in checkpoint.parts.values():
+        if isinstance(part.config, RRDBConfig | SRVGGConfig):
+            return UpscalerCard(path=checkpoint.path, files=checkpoint.files, config=part.config, tensors=part.tensors)
+    return None
 
 
 def with_vae(card: LatentCard, other: Checkpoint) -> LatentCard:
@@ -142,6 +154,8 @@ def _pad(checkpoint: Checkpoint, slot: Slot) -> int:
 
 def _told(path: Path, unet: UNetConfig, towers: Sequence[TowerCard]) -> ToldKind:
     """What the numbers in the U-Net's vector are, from how many they are."""
+    if unet.num_labels:
+        return "noise"
     pooled = sum(tower.config.embed_width or 0 for tower in towers if tower.pools)
     count, rest = divmod(unet.vector_width - pooled, CODE_WIDTH)
     if rest or count not in _TOLD or (unet.vector_width and not pooled):

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import torch
 
-from marmo.cards import latent_card, with_vae
+from marmo.cards import latent_card, upscaler_card, with_vae
 from marmo.files.settings import read_settings
 from marmo.library import hub, shelf
 from marmo.library.identify import Found
 from marmo.models.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from marmo.nn.blueprint import blueprint
 from marmo.nn.device import choose_device, choose_dtype
-from marmo.pipelines.card import Card
+from marmo.pipelines.card import LatentCard
 from marmo.pipelines.latent import LatentDiffusion
 from marmo.pipelines.painter import Painter
+from marmo.pipelines.upscaler import Upscaler
 from marmo.request import ImageRequest, Prediction
 from marmo.weights.checkpoint import open_checkpoint
 from marmo.weights.keymap import fill
@@ -31,6 +32,7 @@ def load(
     zero_snr: bool | None = None,
     refiner: str | Path | None = None,
     vae: str | Path | None = None,
+    upscaler: str | Path | None = None,
 ) -> LatentDiffusion:
     """A model, ready to paint.
 
@@ -43,11 +45,12 @@ def load(
         zero_snr: whether it was trained up to pure noise, where its file does not say or says it wrong.
         refiner: a second model, for the last steps of the requests that name it.
         vae: another autoencoder, alone or of another model, in place of the model's own.
+        upscaler: a model of ESRGAN's kind, for the second pass of the requests that name it.
 
     Raises:
         ValueError: in one sentence, for what cannot be found, read or run here.
     """
-    opened = open_model(model, device, dtype, preview, prediction, zero_snr, refiner, vae)
+    opened = open_model(model, device, dtype, preview, prediction, zero_snr, refiner, vae, upscaler)
     opened.load()
     return opened
 
@@ -61,17 +64,32 @@ def open_model(
     zero_snr: bool | None = None,
     refiner: str | Path | None = None,
     vae: str | Path | None = None,
+    upscaler: str | Path | None = None,
 ) -> LatentDiffusion:
     """Like `load`, with the weights checked by name and shape but not read before the first picture."""
     place = choose_device(device)
     numbers = choose_dtype(dtype, place)
     decoder = None if preview is None else _tiny_decoder(Path(preview), numbers, place)
     second = None if refiner is None else Painter(find(refiner), place, numbers)
-    return LatentDiffusion(find(model, prediction, zero_snr, vae), place, numbers, decoder, second)
+    larger = None if upscaler is None else open_upscaler(upscaler, place, numbers)
+    return LatentDiffusion(find(model, prediction, zero_snr, vae), place, numbers, decoder, second, larger)
 
 
-def open_for(request: ImageRequest, device: str | None, dtype: str | None) -> LatentDiffusion:
+def open_upscaler(path: str | Path, device: torch.device, dtype: torch.dtype) -> Upscaler:
+    """A model of ESRGAN's kind; its weights are not read before they are used."""
+    card = upscaler_card(open_checkpoint(located(path)))
+    if card is None:
+        raise ValueError(f"{path} is no upscaler; Marmo knows those of ESRGAN's and Real-ESRGAN's kind")
+    return Upscaler(card, device, dtype)
+
+
+def open_for(request: ImageRequest, device: str | None, dtype: str | None) -> LatentDiffusion | Upscaler:
     """The models that a request asks for, read as it says."""
+    if request.model is not None:
+        card = upscaler_card(open_checkpoint(located(request.model)))
+        if card is not None:
+            place = choose_device(device)
+            return Upscaler(card, place, choose_dtype(dtype, place))
     return open_model(
         request.model,
         device,
@@ -80,6 +98,7 @@ def open_for(request: ImageRequest, device: str | None, dtype: str | None) -> La
         zero_snr=request.zero_snr,
         refiner=request.refiner.model,
         vae=request.vae,
+        upscaler=request.hires.model,
     )
 
 
@@ -88,7 +107,7 @@ def find(
     prediction: Prediction | None = None,
     zero_snr: bool | None = None,
     vae: str | Path | None = None,
-) -> Card:
+) -> LatentCard:
     """The card of a checkpoint file or folder, or of the model at hand that has this name."""
     checkpoint = open_checkpoint(located(model))
     scheduler = dict(checkpoint.scheduler)

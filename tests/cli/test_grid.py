@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks.checkpoint import random_checkpoint
 from marmo.files.pictures import read_record
-from marmo.request import Template
+from marmo.request_parts import Template
 from tests.cli.test_train import said
 
 Capture = pytest.CaptureFixture[str]

@@ -10,7 +10,8 @@ from marmo.lists.presets import over, read_preset
 from marmo.lists.prompts_file import read_prompts
 from marmo.lists.requests import Shelf, fields_of, open_shelf, settled, with_styles
 from marmo.lists.styles import read_styles, styled
-from marmo.request import ImageRequest, Template, Variation
+from marmo.request import ImageRequest
+from marmo.request_parts import Template, Variation
 
 CSV = (
     '\ufeffname,prompt,negative_prompt\r\nink,"ink drawing of {prompt}, black",photo\r\nplain,"best, sharp",\r\n,x,\r\n'

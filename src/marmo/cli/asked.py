@@ -57,7 +57,7 @@ def _request(values: Mapping[str, object], lists: Lists, shelf: Shelf) -> ImageR
 
 def models_key(request: ImageRequest) -> tuple[object, ...]:
     """Requests of one key are painted with the same models, read alike."""
-    return request.model, request.vae, request.refiner.model, request.prediction, request.zero_snr
+    return request.model, request.vae, request.refiner.model, request.hires.model, request.prediction, request.zero_snr
 
 
 def by_models(asked: Sequence[ImageRequest]) -> Iterator[tuple[ImageRequest, list[int]]]:
@@ -75,6 +75,9 @@ def placed(request: ImageRequest, folders: Sequence[Path]) -> ImageRequest:
     refiner = request.refiner
     if refiner.model is not None:
         refiner = refiner.model_copy(update={"model": str(located(refiner.model, folders))})
+    hires = request.hires
+    if hires.model is not None:
+        hires = hires.model_copy(update={"model": str(located(hires.model, folders))})
     vae = None if request.vae is None else str(located(request.vae, folders))
     model = None if request.model is None else str(located(request.model, folders))
-    return request.model_copy(update={"model": model, "refiner": refiner, "vae": vae})
+    return request.model_copy(update={"model": model, "refiner": refiner, "hires": hires, "vae": vae})

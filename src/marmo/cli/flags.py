@@ -12,6 +12,7 @@ import tyro
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from marmo.cli.regions import region_from
 from marmo.request import ImageRequest
 
 
@@ -35,7 +36,9 @@ def given(flags: object) -> dict[str, object]:
     values: dict[str, object] = {}
     for field in dataclasses.fields(flags):  # pyright: ignore[reportArgumentType] made by `flags_of`
         value = getattr(flags, field.name)
-        if isinstance(value, Path):
+        if field.name == "regions" and value is not None:
+            values[field.name] = [region_from(text) for text in value]
+        elif isinstance(value, Path):
             values[field.name] = value.read_bytes()
         elif dataclasses.is_dataclass(value):
             values[field.name] = given(value)
@@ -51,6 +54,8 @@ def _loose(annotation: Any) -> Any:
         return _loose(get_args(annotation)[0])
     if origin in (Union, types.UnionType):
         return _loose(next(part for part in get_args(annotation) if part is not type(None)))
+    if origin is tuple and isinstance(get_args(annotation)[0], type):  # of parts, one word each
+        return tuple[str, ...]
     return {bytes: Path}.get(annotation, str if origin is Literal else annotation)
 
 

@@ -61,7 +61,10 @@ class Generate:
             model = catalog.open_for(first, self.device, self.dtype)
             if self.estimate:
                 from marmo.pipelines.forecast import forecast
+                from marmo.pipelines.upscaler import Upscaler
 
+                if isinstance(model, Upscaler):
+                    raise ValueError("--estimate is for models that paint; an upscaler works in tiles of one size")
                 self._tell_forecast(forecast(model, first), len(asked))
                 return 0
             for request in (asked[place] for place in places):

@@ -78,11 +78,14 @@ class Grid:
     def _paint(self, grid: list[Cell]) -> tuple[dict[Cell, Path], int]:
         """Paint what is missing, one model after the other; where every cell lies, and how many were painted."""
         from marmo import catalog  # brings torch
+        from marmo.pipelines.upscaler import Upscaler
 
         place: dict[Cell, Path] = {}
         painted = 0
         for first, members in by_models([cell.request for cell in grid]):
             model = catalog.open_for(first, self.device, self.dtype)
+            if isinstance(model, Upscaler):
+                raise ValueError(f"{first.model} is an upscaler; a grid is of models that paint")
             own = [grid[index] for index in members]
             identity = _identity(model)
             place |= {cell: Folder(self.output).place(model.resolve(cell.request), identity) for cell in own}

@@ -4,7 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import tyro
 from pydantic import ValidationError
@@ -18,11 +18,13 @@ from marmo.cli.merge import MergeModels
 from marmo.cli.models import Models
 from marmo.cli.replay import Replay
 from marmo.cli.train import Train
+from marmo.cli.upscale import Upscale
 from marmo.request import explain
 from marmo.version import VERSION
 
 Command = (
     Annotated[Generate, tyro.conf.subcommand("generate")]
+    | Annotated[Upscale, tyro.conf.subcommand("upscale")]
     | Annotated[Grid, tyro.conf.subcommand("grid")]
     | Annotated[Replay, tyro.conf.subcommand("replay")]
     | Annotated[Models, tyro.conf.subcommand("models")]
@@ -55,7 +57,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(_run(command))
 
 
-def _run(command: Generate | Grid | Replay | Models | Inspect | Convert | MergeModels | Train | Evaluate) -> int:
+class Runs(Protocol):
+    """A command with its flags."""
+
+    def run(self) -> int:
+        """Do it; the exit code."""
+        ...
+
+
+def _run(command: Runs) -> int:
     try:
         code = command.run()
         sys.stdout.flush()

@@ -13,7 +13,13 @@ from marmo.cli.progress import counted
 if TYPE_CHECKING:  # help shall not wait for torch
     from marmo.library.identify import Found
 
-FLAGS = {"paint": "--model", "vae": "--vae", "preview": "for previews", "evaluate": "for marmo evaluate"}
+FLAGS = {
+    "paint": "--model",
+    "vae": "--vae",
+    "preview": "for previews",
+    "upscale": "for marmo upscale",
+    "evaluate": "for marmo evaluate",
+}
 """What a model is of use for -> where it goes."""
 
 ModelsDir = Annotated[tuple[Path, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="FOLDER")]

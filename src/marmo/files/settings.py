@@ -21,7 +21,7 @@ from typing import cast
 
 from pydantic import Field, ValidationError
 
-from marmo.request import Schema
+from marmo.request_parts import Schema
 from marmo.solver_names import short
 
 MAX_SETTINGS = 1 << 20  # bytes

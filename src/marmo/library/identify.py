@@ -11,17 +11,20 @@ from marmo.library.places import Origin
 from marmo.library.scan import Candidate
 from marmo.library.strangers import stranger
 from marmo.pipelines.card import Card
-from marmo.request import Defaults, Schema
+from marmo.request import Defaults
+from marmo.request_parts import Schema
 from marmo.weights.checkpoint import Checkpoint, open_checkpoint
 from marmo.weights.fingerprint import known_hash, sample_hash, weights_hash
 from marmo.weights.kinds import Slot
 from marmo.weights.licence import licence_of
 
-Use = Literal["paint", "vae", "preview", "evaluate"]
+Use = Literal["paint", "vae", "preview", "upscale", "evaluate"]
 
 ALONE: dict[tuple[Slot, ...], tuple[str, Use | None]] = {
     ("vae",): ("autoencoder", "vae"),
     ("tiny_decoder",): ("tiny decoder", "preview"),
+    ("rrdb",): ("upscaler", "upscale"),
+    ("srvgg",): ("upscaler", "upscale"),
     ("unet",): ("U-Net", None),
     ("text",): ("text encoder", None),
     ("clip",): ("CLIP", "evaluate"),

@@ -9,7 +9,8 @@ from marmo.files.settings import read_settings, settings_path
 from marmo.lists.choices import Wildcards, draw, has_choices
 from marmo.lists.presets import over, read_preset
 from marmo.lists.styles import Style, read_styles, styled
-from marmo.request import ImageRequest, Template
+from marmo.request import ImageRequest
+from marmo.request_parts import Template
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from marmo.request import ImageRequest, Schema
+from marmo.request import ImageRequest
+from marmo.request_parts import Schema
 
 MAX_FILE = 1 << 24  # bytes
 PLACE = "{prompt}"

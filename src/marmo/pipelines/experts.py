@@ -12,7 +12,7 @@ from marmo.diffusion.guidance import Guidance
 from marmo.diffusion.noise import NoiseTable
 from marmo.diffusion.samplers import Prediction, Query
 from marmo.files.names import model_name
-from marmo.pipelines.card import LatentCard, ToldKind
+from marmo.pipelines.card import LatentCard, ModelCard, ToldKind
 from marmo.pipelines.conditions import Condition
 from marmo.pipelines.painter import Painter
 from marmo.request import ImageRequest, Told
@@ -22,6 +22,7 @@ HEARD: Mapping[ToldKind, tuple[str, ...]] = {
     "nothing": (),
     "size": (*_COMING, "target_width", "target_height"),
     "score": (*_COMING, "score", "negative_score"),
+    "noise": ("noise_level",),
 }
 """The fields of `ImageRequest.told` that each kind of U-Net hears."""
 
@@ -47,8 +48,7 @@ def chosen(experts: Sequence[Expert], sigma: Tensor) -> Expert:
 
 def check_model(request: ImageRequest, card: LatentCard, refiner: LatentCard | None) -> None:
     """`ValueError` for a request that asks for other models than these, or for them read in another way."""
-    if request.model is not None and model_name(request.model) != card.name:
-        raise ValueError(f"the request is for the model {request.model}, and this is {card.name}")
+    check_name(request, card)
     if request.prediction not in (None, card.target):
         raise ValueError(
             f"the request says that {card.name} predicts {request.prediction}, and it was loaded as predicting "
@@ -69,6 +69,12 @@ def check_model(request: ImageRequest, card: LatentCard, refiner: LatentCard | N
     if wanted is not None and (refiner is None or model_name(wanted) != refiner.name):
         there = "none is loaded" if refiner is None else f"{refiner.name} is loaded"
         raise ValueError(f"the request is for the refiner {wanted}, and {there}; load the model with refiner {wanted}")
+
+
+def check_name(request: ImageRequest, card: ModelCard) -> None:
+    """`ValueError` for a request that asks for another model than this."""
+    if request.model is not None and model_name(request.model) != card.name:
+        raise ValueError(f"the request is for the model {request.model}, and this is {card.name}")
 
 
 def check_told(request: ImageRequest, cards: Sequence[LatentCard]) -> None:
