@@ -23,7 +23,7 @@ from marmo.request import ImageRequest
 MAX_VALUES = 1000
 ALIASES = {"cfg": "guidance_scale", "cfg_scale": "guidance_scale", "checkpoint": "model", "denoising": "strength"}
 """What people write -> the field."""
-NO_AXIS = {"init_image", "mask", "template", "num_images"}
+NO_AXIS = {"init_image", "mask", "template", "num_images", "regions"}
 """Pictures are files; a cell holds one picture."""
 
 _NUMBER = r"[+-]?\d+(?:\.\d*)?"
@@ -114,18 +114,19 @@ def _stepped(start: float, end: float, step: float, text: str) -> list[float]:
 def _kind(field: str) -> type:
     """Whether the field is a number, and which; all else is text."""
     outer, dot, inner = field.partition(".")
-    info = ImageRequest.model_fields.get(outer)
-    if info is None or outer in NO_AXIS:
+    if outer not in ImageRequest.model_fields or outer in NO_AXIS:
         _refuse(outer)
-    assert info is not None
-    if isinstance(info.default, BaseModel) != bool(dot):
-        fields = ", ".join(f"{outer}.{name}" for name in type(info.default).model_fields) if not dot else outer
-        raise ValueError(f"{field} is no axis; say {fields}")
-    if dot:
-        info = type(info.default).model_fields.get(inner)
-        if info is None:
-            raise ValueError(f"{outer} has no field {inner!r:.60}")
-    return _plain(info.annotation)
+    info = ImageRequest.model_fields[outer]
+    part: object = info.default
+    if not isinstance(part, BaseModel):
+        if dot:
+            raise ValueError(f"{field} is no axis; say {outer}")
+        return _plain(info.annotation)
+    inside = type(part).model_fields
+    if inner not in inside:
+        fields = ", ".join(f"{outer}.{name}" for name in inside)
+        raise ValueError(f"{field} is no axis; say {fields}" if not dot else f"{outer} has no field {inner!r:.60}")
+    return _plain(inside[inner].annotation)
 
 
 def _refuse(field: str) -> None:
@@ -143,4 +144,4 @@ def _plain(annotation: object) -> type:
         return _plain(next(part for part in get_args(annotation) if part is not type(None)))
     if origin is Literal:
         return str
-    return annotation if annotation in (int, float) else str  # pyright: ignore[reportReturnType] one of the two
+    return int if annotation is int else float if annotation is float else str

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import cast
 
 from marmo.library.places import hub_cache
 from marmo.library.scan import SUFFIXES as WEIGHT_SUFFIXES
@@ -78,19 +79,22 @@ def fetch(name: HubName) -> Path:
     Raises `ValueError`, in one sentence, without huggingface_hub, and for what the hub does not have or give.
     """
     try:
-        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub import HfApi
+        from huggingface_hub import snapshot_download as download  # pyright: ignore[reportUnknownVariableType] a dict
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError:
         raise ValueError(
             f"{name} is fetched from the hub by huggingface_hub, which is not installed; `pip install marmo[hub]`"
         ) from None
-    transport = HfHubHTTPError.__bases__[0]  # of httpx, or of httpx2, on which newer versions rest
+    transport = cast(
+        type[Exception], HfHubHTTPError.__bases__[0]
+    )  # of httpx or httpx2
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
     try:
         hub = HfApi(endpoint=endpoint)
         hub.model_info(name.repo, revision=name.revision, timeout=TIMEOUT)  # says at once what cannot be
         wanted = chosen(name, _files(hub.list_repo_tree(name.repo, recursive=True, revision=name.revision)))
-        folder = snapshot_download(
+        folder = download(
             name.repo, revision=name.revision, cache_dir=hub_cache(), allow_patterns=wanted, endpoint=endpoint
         )
     except (transport, OSError, RuntimeError) as error:

@@ -10,7 +10,7 @@ from pydantic import Field
 from marmo.library.places import Origin
 from marmo.library.scan import Candidate
 from marmo.library.strangers import stranger
-from marmo.pipelines.card import Card
+from marmo.pipelines.card import LatentCard
 from marmo.request import Defaults
 from marmo.request_parts import Schema
 from marmo.weights.checkpoint import Checkpoint, open_checkpoint
@@ -74,7 +74,7 @@ def catalogue_id(name: str, content: str) -> str:
     return f"{stem}.{content[:ID_HASH]}"
 
 
-def identify(candidate: Candidate, judge: Callable[[Checkpoint], Card]) -> Found:
+def identify(candidate: Candidate, judge: Callable[[Checkpoint], LatentCard]) -> Found:
     """Opens it, as far as its headers.
 
     Args:

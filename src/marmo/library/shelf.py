@@ -10,14 +10,14 @@ from marmo.library.identify import ID_HASH, Found, catalogue_id, identify
 from marmo.library.memory import remembered
 from marmo.library.places import places
 from marmo.library.scan import SUFFIXES, Candidate, candidates
-from marmo.pipelines.card import Card
+from marmo.pipelines.card import LatentCard
 from marmo.weights.checkpoint import Checkpoint, open_checkpoint
 from marmo.weights.fingerprint import sample_hash
 
 _ID = re.compile(rf"[A-Za-z0-9_-]+\.[0-9a-f]{{{ID_HASH}}}")
 
 
-def models(judge: Callable[[Checkpoint], Card], folders: Sequence[Path] = ()) -> Iterator[Found]:
+def models(judge: Callable[[Checkpoint], LatentCard], folders: Sequence[Path] = ()) -> Iterator[Found]:
     """Everything that lies in the known places, identified one by one.  Of the hub's cache, only what is of use.
 
     Args:

@@ -69,7 +69,7 @@ def settled(request: ImageRequest, wildcards: Wildcards) -> Iterator[ImageReques
         variation = variation.model_copy(update={"seed": secrets.randbelow(2**32)})
     said = request.template or Template(prompt=request.prompt, negative_prompt=request.negative_prompt)
     for image in range(count):
-        own = {"seed": seed if variation.strength else seed + image}
+        own: dict[str, object] = {"seed": seed if variation.strength else seed + image}
         if variation.seed is not None:
             own["variation"] = variation.model_copy(update={"seed": variation.seed + image})
         if count > 1:

@@ -51,11 +51,6 @@ class ModelCard:
         """What people call it, without where it lies."""
         return model_name(self.path) or ""
 
-    @property
-    def task(self) -> Task:
-        """What it was trained for."""
-        return task_of(self.unet, self.vae)
-
     def hashes(self) -> dict[str, str]:
         """The sha256 of every weight file, by its name from the checkpoint's folder down."""
         return _hashes(self.path, self.files)
@@ -99,6 +94,11 @@ class LatentCard(ModelCard):
     """Where the autoencoder lies, if it is not the model's own."""
     vae_files: tuple[Path, ...] = ()
     """Its weights, if it is not."""
+
+    @property
+    def task(self) -> Task:
+        """What it was trained for."""
+        return task_of(self.unet, self.vae)
 
     def hashes(self) -> dict[str, str]:
         """The same, and that of the other autoencoder."""
