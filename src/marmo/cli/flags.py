@@ -7,7 +7,7 @@ import dataclasses
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 import tyro
 from pydantic import BaseModel
@@ -84,3 +84,8 @@ def request_from(prompt: str, flags: object) -> ImageRequest:
     """The request that a command line means; `ValidationError` for a value that no picture can have."""
     values: Mapping[str, object] = given(flags)
     return ImageRequest.model_validate({"prompt": prompt, **values})
+
+
+def started_from(flags: RequestFlags, picture: Path) -> RequestFlags:
+    """The same flags with this init_image."""
+    return cast(RequestFlags, dataclasses.replace(flags, init_image=picture))  # pyright: ignore

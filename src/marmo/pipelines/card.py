@@ -49,11 +49,6 @@ class ModelCard:
         """What people call it, without where it lies."""
         return self.path.name
 
-    @property
-    def task(self) -> Task:
-        """What it was trained for."""
-        return task_of(self.unet, self.vae)
-
     def hashes(self) -> dict[str, str]:
         """The sha256 of every weight file, by its name from the checkpoint's folder down."""
         return {
@@ -88,6 +83,11 @@ class LatentCard(ModelCard):
     target: Target = "eps"
     defaults: Defaults = field(default_factory=Defaults)
     licence: str | None = None
+
+    @property
+    def task(self) -> Task:
+        """What it was trained for."""
+        return task_of(self.unet, self.vae)
 
 
 Card = LatentCard | UpscalerCard
