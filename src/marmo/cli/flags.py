@@ -6,7 +6,7 @@ Flags are parsed loosely and then validated by `ImageRequest`, so that a wrong v
 import dataclasses
 import types
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 import tyro
 from pydantic import BaseModel
@@ -77,3 +77,8 @@ if TYPE_CHECKING:
         """A flag for every field of `ImageRequest` but the prompt."""
 else:
     RequestFlags = flags_of(ImageRequest, without=frozenset({"prompt", "template"}))
+
+
+def started_from(flags: RequestFlags, picture: Path) -> RequestFlags:
+    """The same flags with this init_image."""
+    return cast(RequestFlags, dataclasses.replace(flags, init_image=picture))  # pyright: ignore

@@ -1,12 +1,12 @@
 """`marmo upscale`: a picture made larger, by a model of ESRGAN's kind or by one that paints."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from marmo.cli.flags import RequestFlags
+from marmo.cli.flags import RequestFlags, started_from
 from marmo.cli.generate import Generate
 from marmo.files.names import DEFAULT_PATTERN, PictureSuffix
 
@@ -37,7 +37,7 @@ class Upscale:
         """Enlarge, save, tell."""
         return Generate(
             self.prompt,
-            replace(self.request, init_image=self.picture),  # pyright: ignore[reportArgumentType, reportCallIssue]
+            started_from(self.request, self.picture),
             output=self.output,
             name=self.name,
             format=self.format,

@@ -4,11 +4,10 @@ Keys and the meaning of absent ones are those of A1111 1.10 (`modules/infotext_u
 `create_infotext` in `processing.py`); Forge, SD.Next and many tools write the same.
 """
 
-import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from marmo.files.foreign import MAX_JSON_LENGTH, Foreign, as_request, number, short, whole_number
+from marmo.files.foreign import Foreign, as_request, number, read_json, short, whole_number
 from marmo.files.infotext import ENLARGERS, MASKED_CONTENT, Infotext, parse_infotext
 from marmo.solver_names import A1111_DISCARDS, ETA, read_solver
 
@@ -179,15 +178,12 @@ def _lost_upscaler(pairs: Mapping[str, str]) -> list[str]:
     return [] if name in ENLARGERS.values() else [short(f"Hires upscaler: {name} (Lanczos stands in)")]
 
 
-def _regions(pairs: Mapping[str, str]) -> list[object] | None:
+def _regions(pairs: Mapping[str, str]) -> Sequence[object] | None:
     """Marmo's own; a region that had a mask has lost it, and the request is refused when it is painted."""
     if "Regions" not in pairs:
         return None
-    try:
-        rows = json.loads(pairs["Regions"][:MAX_JSON_LENGTH])
-    except (ValueError, RecursionError):
-        raise ValueError("the infotext's Regions are no JSON") from None
-    return list(rows) if isinstance(rows, list) else [rows]
+    rows = read_json(f'{{"regions": {pairs["Regions"]}}}', "the infotext's list of regions")["regions"]
+    return rows if isinstance(rows, list) else [rows]
 
 
 def _is_masked(pairs: Mapping[str, str]) -> bool:

@@ -96,8 +96,8 @@ class Enlarging:
         rule, wrap = RULES.get(resolved(self.how.upscaler)), wrap_of(self.walk.request)
         if rule is not None:
             return enlarge_latents(latents, *shape[1:], rule, wrap)
-        draws = source.normal(shape).to(latents.device).split(1)
-        pictures = (self._enlarged(self.painter.decode(row, wrap)[0], wrap) for row in latents.split(1))
+        draws = torch.split(source.normal(shape).to(latents.device), 1)
+        pictures = (self._enlarged(self.painter.decode(row, wrap)[0], wrap) for row in torch.split(latents, 1))
         moments = (self.painter.moments(picture, wrap) for picture in pictures)
         return torch.cat([moment.sample(draw) for moment, draw in zip(moments, draws, strict=True)])
 
