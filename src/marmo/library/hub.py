@@ -86,9 +86,7 @@ def fetch(name: HubName) -> Path:
         raise ValueError(
             f"{name} is fetched from the hub by huggingface_hub, which is not installed; `pip install marmo[hub]`"
         ) from None
-    transport = cast(
-        type[Exception], HfHubHTTPError.__bases__[0]
-    )  # of httpx or httpx2
+    transport = cast(type[Exception], HfHubHTTPError.__bases__[0])  # of httpx or httpx2
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
     try:
         hub = HfApi(endpoint=endpoint)
