@@ -155,10 +155,11 @@ class LatentDiffusion(Painter):
     ) -> Generator[Step, None, Tensor]:
         """Drive the sampler, showing every answer."""
 
-        def ask(query: samplers.Query) -> samplers.Prediction:
-            return chosen(experts, query.sigma).answer(query)
+        def answer(query: samplers.Query) -> samplers.Prediction:
+            expert = chosen(experts, query.sigma)
+            return expert.answer(query) if kept is None else kept.keep(query, expert.answer(kept.shown(query)))
 
-        driven = samplers.drive(sampling, ask if kept is None else lambda query: kept.answer(query, ask))
+        driven = samplers.drive(sampling, answer)
         while True:
             try:
                 query, prediction = next(driven)
