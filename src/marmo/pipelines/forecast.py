@@ -38,6 +38,8 @@ class Forecast:
 def forecast(model: LatentDiffusion, request: ImageRequest) -> Forecast:
     """Paint one step of a request (a second one where the first only warms up) and reckon the rest from it."""
     whole = model.resolve(request)
+    if whole.hires.acts or model.card.task == "upscale":
+        raise ValueError("--estimate knows one pass of a model that paints; leave hires out, or an upscaler")
     evaluations = (len(model.sigmas(whole)) - 1) * (2 if whole.sampler in ASK_TWICE else 1)
     step = _measure_step(model, whole)
     decoding = step * _decoder_flops(model.card, whole) / _step_flops(model.card, whole)
@@ -88,7 +90,8 @@ def _decoder_flops(card: LatentCard, request: ImageRequest) -> int:
 
 
 def _rows(request: ImageRequest) -> int:
-    return request.num_images * (1 if request.guidance_scale == 1 and request.sampler not in CFG_PP else 2)
+    regions = len(request.regions)
+    return request.num_images * (regions + (1 if request.guidance_scale == 1 and request.sampler not in CFG_PP else 2))
 
 
 def _size(card: LatentCard, request: ImageRequest) -> tuple[int, int]:
