@@ -14,9 +14,12 @@ from marmo.models.unet import CODE_WIDTH, UNetConfig
 from marmo.models.vae import VAEConfig
 from marmo.nn.blueprint import blueprint
 from marmo.nn.device import choose_device, choose_dtype
+from marmo.pipelines.advice import choose_mode
 from marmo.pipelines.card import Card, LatentCard, ToldKind, TowerCard
 from marmo.pipelines.latent import LatentDiffusion
+from marmo.pipelines.modes import Choice
 from marmo.pipelines.painter import Painter
+from marmo.pipelines.residence import Residence
 from marmo.request import Defaults, ImageRequest, Prediction, explain
 from marmo.text.bpe import ClipTokenizer, clip_tokenizer
 from marmo.weights.checkpoint import Checkpoint, open_checkpoint
@@ -56,6 +59,7 @@ def load(
     prediction: Prediction | None = None,
     zero_snr: bool | None = None,
     refiner: str | Path | None = None,
+    memory: Choice = "auto",
 ) -> LatentDiffusion:
     """A model, ready to paint.
 
@@ -67,11 +71,14 @@ def load(
         prediction: what the network predicts, where its file does not say or says it wrong.
         zero_snr: whether it was trained up to pure noise, where its file does not say or says it wrong.
         refiner: a second model, for the last steps of the requests that name it.
+        memory: what is saved where memory is short: "full" keeps all parts on the device, "offload" keeps idle parts in
+            main memory, "low" reads each part when it is needed and works in small pieces; by default the first of
+            them that has room for a picture of the model's own size.
 
     Raises:
         ValueError: in one sentence, for what cannot be found, read or run here.
     """
-    opened = open_model(model, device, dtype, preview, prediction, zero_snr, refiner)
+    opened = open_model(model, device, dtype, preview, prediction, zero_snr, refiner, memory)
     opened.load()
     return opened
 
@@ -84,16 +91,19 @@ def open_model(
     prediction: Prediction | None = None,
     zero_snr: bool | None = None,
     refiner: str | Path | None = None,
+    memory: Choice = "auto",
 ) -> LatentDiffusion:
     """Like `load`, with the weights checked by name and shape but not read before the first picture."""
     place = choose_device(device)
     numbers = choose_dtype(dtype, place)
     decoder = None if preview is None else _tiny_decoder(Path(preview), numbers, place)
-    second = None if refiner is None else Painter(find(refiner), place, numbers)
-    return LatentDiffusion(find(model, prediction, zero_snr), place, numbers, decoder, second)
+    cards = [find(model, prediction, zero_snr), *([] if refiner is None else [find(refiner)])]
+    residence = Residence(place, numbers, choose_mode(memory, cards, place, numbers))
+    painters = [Painter(card, place, numbers, residence) for card in cards[1:]]
+    return LatentDiffusion(cards[0], place, numbers, decoder, *painters, residence=residence)
 
 
-def open_for(request: ImageRequest, device: str | None, dtype: str | None) -> LatentDiffusion:
+def open_for(request: ImageRequest, device: str | None, dtype: str | None, memory: Choice = "auto") -> LatentDiffusion:
     """The models that a request asks for, read as it says."""
     return open_model(
         request.model,
@@ -102,6 +112,7 @@ def open_for(request: ImageRequest, device: str | None, dtype: str | None) -> La
         prediction=request.prediction,
         zero_snr=request.zero_snr,
         refiner=request.refiner.model,
+        memory=memory,
     )
 
 

@@ -16,6 +16,7 @@ from marmo.files.atomic import claim
 from marmo.files.names import DEFAULT_PATTERN, PictureSuffix, check_pattern, output_path
 from marmo.files.pictures import save_picture
 from marmo.pipelines.events import Result
+from marmo.pipelines.modes import Choice
 
 if TYPE_CHECKING:
     from marmo.pipelines.forecast import Forecast
@@ -38,10 +39,12 @@ class Generate:
     """cpu, cuda, mps, ...; the best there is by default"""
     dtype: str | None = None
     """float32, bfloat16 or float16; the fastest that is safe by default"""
+    memory: Choice = "auto"
+    """What is saved: nothing (full), what is idle waits in main memory (offload) or in its file (low)"""
     json: bool = False
     """Print JSON instead of words"""
     estimate: bool = False
-    """Paint nothing; tell the memory that is needed and, after one measured step, the time"""
+    """Paint nothing; tell the memory and the time that are needed"""
 
     def run(self) -> int:
         """Paint, save, tell."""
@@ -49,15 +52,17 @@ class Generate:
         _check_folder(self.output)
         request = request_from(self.prompt, self.request)
         from marmo import catalog  # brings torch
+        from marmo.pipelines.advice import explaining
 
-        model = catalog.open_for(request, self.device, self.dtype)
+        model = catalog.open_for(request, self.device, self.dtype, self.memory)
         if self.estimate:
             from marmo.pipelines.forecast import forecast
 
             self._tell_forecast(forecast(model, request))
             return 0
         started = time.perf_counter()
-        result = watch(model.stream(request), request.num_images, quiet=self.json)
+        with explaining(model, request):
+            result = watch(model.stream(request), request.num_images, quiet=self.json)
         paths = self._save(result)
         self._tell(result, paths, time.perf_counter() - started)
         return 0

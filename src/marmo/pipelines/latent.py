@@ -13,7 +13,9 @@ from torch import Tensor
 from marmo.diffusion import samplers, schedules, sources
 from marmo.files.pictures import decode_image
 from marmo.models.tiny_decoder import TinyDecoder
+from marmo.models.vae import VAE
 from marmo.pipelines import first_stage
+from marmo.pipelines.advice import explaining
 from marmo.pipelines.card import LatentCard
 from marmo.pipelines.events import Event, Result, Stage, Step
 from marmo.pipelines.experts import Expert, check_model, check_refiner, check_told, chosen, hand_over, refining
@@ -21,6 +23,7 @@ from marmo.pipelines.painter import Painter, resolved
 from marmo.pipelines.pixels import to_pictures, to_tensor
 from marmo.pipelines.preview import linear_preview, tiny_preview
 from marmo.pipelines.provenance import records, weight_hashes
+from marmo.pipelines.residence import Residence
 from marmo.request import ImageRequest
 
 
@@ -31,6 +34,7 @@ class LatentDiffusion(Painter):
         card: the model; its weights are not read before `load` or the first picture.
         preview: a tiny decoder, already loaded, for `Step.preview`; without one the preview has a pixel per latent.
         refiner: a second model, which paints the end of the requests that name it.
+        residence: where the parts are while they are not needed; by default on the device.
     """
 
     def __init__(
@@ -40,12 +44,17 @@ class LatentDiffusion(Painter):
         dtype: torch.dtype,
         preview: TinyDecoder | None = None,
         refiner: Painter | None = None,
+        residence: Residence | None = None,
     ) -> None:
-        super().__init__(card, device, dtype)
+        super().__init__(card, device, dtype, residence)
         if refiner is not None:
             check_refiner(card, refiner.card)
         self.refiner = refiner
-        self.preview = linear_preview(self.vae) if preview is None else tiny_preview(preview)
+        self.preview = linear_preview(self._present_vae) if preview is None else tiny_preview(preview)
+
+    def _present_vae(self) -> VAE:
+        self.bring("vae")
+        return self.vae
 
     @property
     def painters(self) -> tuple[Painter, ...]:
@@ -59,10 +68,11 @@ class LatentDiffusion(Painter):
             self.refiner.load()
 
     def generate(self, request: ImageRequest) -> Result:
-        """Paint a request to its end."""
-        for event in self.stream(request):
-            if isinstance(event, Result):
-                return event
+        """Paint a request to its end.  Where memory runs out, `NoRoom` says what to change."""
+        with explaining(self, request):
+            for event in self.stream(request):
+                if isinstance(event, Result):
+                    return event
         raise AssertionError("a stream ends with its result")
 
     def stream(self, request: ImageRequest) -> Iterator[Event]:
