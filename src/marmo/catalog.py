@@ -9,22 +9,25 @@ from pydantic import ValidationError
 
 from marmo.diffusion.denoiser import Target
 from marmo.models.clip_text import ClipTextConfig
+from marmo.models.rrdb import RRDBConfig
+from marmo.models.srvgg import SRVGGConfig
 from marmo.models.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from marmo.models.unet import CODE_WIDTH, UNetConfig
 from marmo.models.vae import VAEConfig
 from marmo.nn.blueprint import blueprint
 from marmo.nn.device import choose_device, choose_dtype
 from marmo.pipelines.advice import choose_mode
-from marmo.pipelines.card import Card, LatentCard, ToldKind, TowerCard
+from marmo.pipelines.card import LatentCard, ToldKind, TowerCard, UpscalerCard
 from marmo.pipelines.latent import LatentDiffusion
 from marmo.pipelines.modes import Choice
 from marmo.pipelines.painter import Painter
 from marmo.pipelines.residence import Residence
+from marmo.pipelines.upscaler import Upscaler
 from marmo.request import Defaults, ImageRequest, Prediction, explain
 from marmo.text.bpe import ClipTokenizer, clip_tokenizer
 from marmo.weights.checkpoint import Checkpoint, open_checkpoint
 from marmo.weights.keymap import fill
-from marmo.weights.kinds import Slot
+from marmo.weights.kinds import Slot, Task, task_of
 from marmo.weights.maps.scheduler import TARGETS, betas_from_json, target_from_json
 
 DEFAULTS_KEY = "marmo.defaults"
@@ -44,11 +47,19 @@ FAMILIES: Mapping[str, Family] = {
     "sd1": Family(final_norm=True, defaults=Defaults()),
     "sd2": Family(final_norm=True, defaults=Defaults(clip_skip=2)),
     "sdxl": Family(final_norm=False, defaults=Defaults(clip_skip=2, empty_negative="zeros")),
+    "sd-x4": Family(final_norm=True, defaults=Defaults(clip_skip=2, guidance_scale=9.0)),
     "sdxl-refiner": Family(final_norm=False, defaults=Defaults(clip_skip=2)),
 }
 """By the name of the checkpoint's kind."""
 _TOLD: Mapping[int, ToldKind] = {0: "nothing", 6: "size", 5: "score"}
 """How many numbers stand beside the pooled prompt -> what they are."""
+EDITING: Mapping[Task, Mapping[str, object]] = {
+    "paint": {"image_guidance_scale": None},
+    "inpaint": {"image_guidance_scale": None, "strength": 1.0},
+    "edit": {"image_guidance_scale": 1.5, "strength": None},
+    "upscale": {"image_guidance_scale": None, "strength": None},
+}
+"""What of a model's defaults its task decides."""
 
 
 def load(
@@ -59,6 +70,7 @@ def load(
     prediction: Prediction | None = None,
     zero_snr: bool | None = None,
     refiner: str | Path | None = None,
+    upscaler: str | Path | None = None,
     memory: Choice = "auto",
 ) -> LatentDiffusion:
     """A model, ready to paint.
@@ -71,6 +83,7 @@ def load(
         prediction: what the network predicts, where its file does not say or says it wrong.
         zero_snr: whether it was trained up to pure noise, where its file does not say or says it wrong.
         refiner: a second model, for the last steps of the requests that name it.
+        upscaler: a model of ESRGAN's kind, for the second pass of the requests that name it.
         memory: what is saved where memory is short: "full" keeps all parts on the device, "offload" keeps idle parts in
             main memory, "low" reads each part when it is needed and works in small pieces; by default the first of
             them that has room for a picture of the model's own size.
@@ -78,7 +91,7 @@ def load(
     Raises:
         ValueError: in one sentence, for what cannot be found, read or run here.
     """
-    opened = open_model(model, device, dtype, preview, prediction, zero_snr, refiner, memory)
+    opened = open_model(model, device, dtype, preview, prediction, zero_snr, refiner, upscaler, memory)
     opened.load()
     return opened
 
@@ -91,6 +104,7 @@ def open_model(
     prediction: Prediction | None = None,
     zero_snr: bool | None = None,
     refiner: str | Path | None = None,
+    upscaler: str | Path | None = None,
     memory: Choice = "auto",
 ) -> LatentDiffusion:
     """Like `load`, with the weights checked by name and shape but not read before the first picture."""
@@ -99,12 +113,28 @@ def open_model(
     decoder = None if preview is None else _tiny_decoder(Path(preview), numbers, place)
     cards = [find(model, prediction, zero_snr), *([] if refiner is None else [find(refiner)])]
     residence = Residence(place, numbers, choose_mode(memory, cards, place, numbers))
-    painters = [Painter(card, place, numbers, residence) for card in cards[1:]]
-    return LatentDiffusion(cards[0], place, numbers, decoder, *painters, residence=residence)
+    second = Painter(cards[1], place, numbers, residence) if len(cards) > 1 else None
+    larger = None if upscaler is None else open_upscaler(upscaler, place, numbers)
+    return LatentDiffusion(cards[0], place, numbers, decoder, second, larger, residence)
 
 
-def open_for(request: ImageRequest, device: str | None, dtype: str | None, memory: Choice = "auto") -> LatentDiffusion:
+def open_upscaler(path: str | Path, device: torch.device, dtype: torch.dtype) -> Upscaler:
+    """A model of ESRGAN's kind; its weights are not read before they are used."""
+    card = upscaler_card(open_checkpoint(Path(path).expanduser()))
+    if card is None:
+        raise ValueError(f"{path} is no upscaler; Marmo knows those of ESRGAN's and Real-ESRGAN's kind")
+    return Upscaler(card, device, dtype)
+
+
+def open_for(
+    request: ImageRequest, device: str | None, dtype: str | None, memory: Choice = "auto"
+) -> LatentDiffusion | Upscaler:
     """The models that a request asks for, read as it says."""
+    if request.model is not None:
+        card = upscaler_card(open_checkpoint(Path(request.model).expanduser()))
+        if card is not None:
+            place = choose_device(device)
+            return Upscaler(card, place, choose_dtype(dtype, place))
     return open_model(
         request.model,
         device,
@@ -112,11 +142,20 @@ def open_for(request: ImageRequest, device: str | None, dtype: str | None, memor
         prediction=request.prediction,
         zero_snr=request.zero_snr,
         refiner=request.refiner.model,
+        upscaler=request.hires.model,
         memory=memory,
     )
 
 
-def find(model: str | Path | None, prediction: Prediction | None = None, zero_snr: bool | None = None) -> Card:
+def upscaler_card(checkpoint: Checkpoint) -> UpscalerCard | None:
+    """What the upscaling pipeline must know of a checkpoint that is one network of ESRGAN's kind; None of another."""
+    for part in checkpoint.parts.values():
+        if isinstance(part.config, RRDBConfig | SRVGGConfig):
+            return UpscalerCard(path=checkpoint.path, files=checkpoint.files, config=part.config, tensors=part.tensors)
+    return None
+
+
+def find(model: str | Path | None, prediction: Prediction | None = None, zero_snr: bool | None = None) -> LatentCard:
     """The card of a checkpoint file or folder."""
     if model is None:
         raise ValueError("no model is bundled yet; give --model a checkpoint file (.safetensors) or a diffusers folder")
@@ -156,7 +195,7 @@ def latent_card(checkpoint: Checkpoint) -> LatentCard:
         tokenizer=_tokenizer(checkpoint),
         betas=betas,
         target=target,
-        defaults=_defaults(checkpoint, family, target, betas.zero_snr, vae),
+        defaults=_defaults(checkpoint, family, target, betas.zero_snr, unet, vae),
     )
 
 
@@ -197,6 +236,8 @@ def _pad(checkpoint: Checkpoint, slot: Slot) -> int:
 
 def _told(path: Path, unet: UNetConfig, towers: Sequence[TowerCard]) -> ToldKind:
     """What the numbers in the U-Net's vector are, from how many they are."""
+    if unet.num_labels:
+        return "noise"
     pooled = sum(tower.config.embed_width or 0 for tower in towers if tower.pools)
     count, rest = divmod(unet.vector_width - pooled, CODE_WIDTH)
     if rest or count not in _TOLD or (unet.vector_width and not pooled):
@@ -211,12 +252,10 @@ def _check_fit(
     path: Path, towers: Sequence[TowerCard], unet: UNetConfig, vae: VAEConfig, tokenizer: Path | None
 ) -> None:
     """`ValueError` for networks that are each known and together are no text-to-image model."""
-    latents = vae.latent_channels
-    if (unet.in_channels, unet.out_channels) != (latents, latents):
-        raise ValueError(
-            f"{path}: its unet turns {unet.in_channels} channels into {unet.out_channels}, and latents have {latents}; "
-            "models for inpainting or editing cannot paint from words alone"
-        )
+    try:
+        task_of(unet, vae)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     width = sum(tower.config.width for tower in towers)
     if unet.context_width != width:
         raise ValueError(f"{path}: its unet reads texts {unet.context_width} wide, and its text encoder writes {width}")
@@ -228,11 +267,14 @@ def _check_fit(
             )
 
 
-def _defaults(checkpoint: Checkpoint, family: Family, target: Target, zero_snr: bool, vae: VAEConfig) -> Defaults:
+def _defaults(
+    checkpoint: Checkpoint, family: Family, target: Target, zero_snr: bool, unet: UNetConfig, vae: VAEConfig
+) -> Defaults:
     """The model's own defaults where its file carries them, else its family's; with what is a fact of the model."""
     assert checkpoint.kind is not None
     side = checkpoint.kind.side_for(checkpoint.scheduler.get("prediction_type"))
-    own = family.defaults.model_copy(update={"width": side, "height": side})
+    task = task_of(unet, vae)
+    own = family.defaults.model_copy(update={"width": side, "height": side, **EDITING[task]})
     if zero_snr:
         own = own.model_copy(update={"schedule": "trailing"})  # Karras' levels would all lie in the noise
     facts: dict[str, object] = {"size_multiple": vae.factor, "prediction": target, "zero_snr": zero_snr}
@@ -243,6 +285,8 @@ def _defaults(checkpoint: Checkpoint, family: Family, target: Target, zero_snr: 
         return own.model_copy(update=facts)
     try:
         said = Defaults.model_validate_json(text)
+        if task != "edit":
+            facts["image_guidance_scale"] = None
         defaults = own.model_copy(update={name: getattr(said, name) for name in said.model_fields_set} | facts)
         ImageRequest.model_validate(defaults.values).resolve(defaults)  # a stranger's file may say anything
     except ValueError as error:

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -53,15 +54,18 @@ class Generate:
         request = request_from(self.prompt, self.request)
         from marmo import catalog  # brings torch
         from marmo.pipelines.advice import explaining
+        from marmo.pipelines.upscaler import Upscaler
 
         model = catalog.open_for(request, self.device, self.dtype, self.memory)
         if self.estimate:
             from marmo.pipelines.forecast import forecast
 
+            if isinstance(model, Upscaler):
+                raise ValueError("--estimate is for models that paint; an upscaler works in tiles of one size")
             self._tell_forecast(forecast(model, request))
             return 0
         started = time.perf_counter()
-        with explaining(model, request):
+        with nullcontext() if isinstance(model, Upscaler) else explaining(model, request):
             result = watch(model.stream(request), request.num_images, quiet=self.json)
         paths = self._save(result)
         self._tell(result, paths, time.perf_counter() - started)

@@ -15,12 +15,14 @@ from marmo.cli.generate import Generate
 from marmo.cli.inspect import Inspect
 from marmo.cli.replay import Replay
 from marmo.cli.train import Train
+from marmo.cli.upscale import Upscale
 from marmo.pipelines.modes import NoRoom
 from marmo.request import explain
 from marmo.version import VERSION
 
 Command = (
     Annotated[Generate, tyro.conf.subcommand("generate")]
+    | Annotated[Upscale, tyro.conf.subcommand("upscale")]
     | Annotated[Replay, tyro.conf.subcommand("replay")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
@@ -50,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(_run(command))
 
 
-def _run(command: Generate | Replay | Inspect | Convert | Train | Evaluate) -> int:
+def _run(command: Generate | Upscale | Replay | Inspect | Convert | Train | Evaluate) -> int:
     try:
         code = command.run()
         sys.stdout.flush()

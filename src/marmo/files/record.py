@@ -14,10 +14,12 @@ from typing import Annotated, Literal, Self, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
-from marmo.request import ImageRequest, Schema
+from marmo.request import ImageRequest, Region, Schema
 
 REFINER = "refiner/"
 """Before the names of a refiner's weight files."""
+UPSCALER = "upscaler/"
+"""Before the name of the weight file that enlarged between two passes."""
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1, max_length=4096)]
@@ -60,8 +62,8 @@ class Record(Schema):
         match values:
             case {"request": ImageRequest() as request}:
                 pictures = {name: value for name, value in request if isinstance(value, bytes)}
-                bare = request.model_copy(update=dict.fromkeys(pictures))
-                hashes = {name: hashlib.sha256(data).hexdigest() for name, data in pictures.items()}
+                bare = request.model_copy(update={**dict.fromkeys(pictures), "regions": _without_masks(request)})
+                hashes = {name: hashlib.sha256(data).hexdigest() for name, data in (pictures | _masks(request)).items()}
                 return {"inputs": hashes, **cast(dict[str, object], values), "request": bare}
             case _:
                 return values
@@ -72,7 +74,7 @@ class Record(Schema):
             raise ValueError("a record holds a resolved request, and this one has no seed")
         if self.image >= self.request.num_images:
             raise ValueError(f"there is no picture {self.image} among {self.request.num_images}, counted from 0")
-        if any(isinstance(value, bytes) for _, value in self.request):
+        if _masks(self.request) or any(isinstance(value, bytes) for _, value in self.request):
             raise ValueError("a record holds the sha256 of an input picture, not the picture")
         return self
 
@@ -103,3 +105,13 @@ class Record(Schema):
             first = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(str(part) for part in first["loc"]) or "the record"
             raise ValueError(f"{place[:100]!r} is wrong: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _masks(request: ImageRequest) -> dict[str, bytes]:
+    """The masks of its regions, by the names under which `inputs` has their hashes."""
+    masks = {f"regions.{index}.mask": region.mask for index, region in enumerate(request.regions)}
+    return {name: mask for name, mask in masks.items() if mask is not None}
+
+
+def _without_masks(request: ImageRequest) -> tuple[Region, ...]:
+    return tuple(region.model_copy(update={"mask": None}) for region in request.regions)

@@ -8,16 +8,18 @@ from typing import Literal
 from marmo.diffusion.denoiser import Target
 from marmo.diffusion.noise import STABLE_DIFFUSION, Betas
 from marmo.models.clip_text import ClipTextConfig
+from marmo.models.rrdb import RRDBConfig
+from marmo.models.srvgg import SRVGGConfig
 from marmo.models.unet import UNetConfig
 from marmo.models.vae import VAEConfig
 from marmo.request import Defaults
 from marmo.weights.fingerprint import file_hash
-from marmo.weights.kinds import Slot
+from marmo.weights.kinds import Slot, Task, task_of
 from marmo.weights.store import Tensors
 
-ToldKind = Literal["nothing", "size", "score"]
+ToldKind = Literal["nothing", "size", "score", "noise"]
 """What a U-Net is told beside the words: where SDXL's training pictures came from and how large the result shall be, or
-with its refiner, how well people liked them."""
+with its refiner, how well people liked them; with the x4 upscaler, how noisy the small picture is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +37,39 @@ class TowerCard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentCard:
-    """A latent diffusion model: its networks, their weights under our names, and how they were trained.
-
-    The weights are lazy views of files; a card costs no memory.
-    """
+class ModelCard:
+    """A model on disk.  Its weights are lazy views of files; a card costs no memory."""
 
     path: Path
     """The checkpoint file, or the folder that `files` lie in."""
     files: tuple[Path, ...]
+
+    @property
+    def name(self) -> str:
+        """What people call it, without where it lies."""
+        return self.path.name
+
+    def hashes(self) -> dict[str, str]:
+        """The sha256 of every weight file, by its name from the checkpoint's folder down."""
+        return {
+            (self.path.name if file == self.path else file.relative_to(self.path).as_posix()): file_hash(file)
+            for file in self.files
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpscalerCard(ModelCard):
+    """A network of ESRGAN's kind, which makes pictures larger."""
+
+    config: RRDBConfig | SRVGGConfig
+    tensors: Tensors
+    """Under our names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentCard(ModelCard):
+    """A latent diffusion model: its networks, their weights under our names, and how they were trained."""
+
     towers: tuple[TowerCard, ...]
     """The text encoders, in the order in which their states stand side by side."""
     unet: UNetConfig
@@ -59,17 +85,10 @@ class LatentCard:
     licence: str | None = None
 
     @property
-    def name(self) -> str:
-        """What people call it, without where it lies."""
-        return self.path.name
-
-    def hashes(self) -> dict[str, str]:
-        """The sha256 of every weight file, by its name from the checkpoint's folder down."""
-        return {
-            (self.path.name if file == self.path else file.relative_to(self.path).as_posix()): file_hash(file)
-            for file in self.files
-        }
+    def task(self) -> Task:
+        """What it was trained for."""
+        return task_of(self.unet, self.vae)
 
 
-Card = LatentCard
+Card = LatentCard | UpscalerCard
 """One kind per pipeline."""

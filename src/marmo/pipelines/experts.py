@@ -12,7 +12,7 @@ from torch import Tensor
 from marmo.diffusion.guidance import Guidance
 from marmo.diffusion.noise import NoiseTable
 from marmo.diffusion.samplers import Prediction, Query
-from marmo.pipelines.card import LatentCard, ToldKind
+from marmo.pipelines.card import LatentCard, ModelCard, ToldKind
 from marmo.pipelines.conditions import Condition
 from marmo.pipelines.painter import Painter
 from marmo.request import ImageRequest, Told
@@ -22,6 +22,7 @@ HEARD: Mapping[ToldKind, tuple[str, ...]] = {
     "nothing": (),
     "size": (*_COMING, "target_width", "target_height"),
     "score": (*_COMING, "score", "negative_score"),
+    "noise": ("noise_level",),
 }
 """The fields of `ImageRequest.told` that each kind of U-Net hears."""
 
@@ -47,8 +48,7 @@ def chosen(experts: Sequence[Expert], sigma: Tensor) -> Expert:
 
 def check_model(request: ImageRequest, card: LatentCard, refiner: LatentCard | None) -> None:
     """`ValueError` for a request that asks for other models than these, or for them read in another way."""
-    if request.model is not None and Path(request.model).name != card.name:
-        raise ValueError(f"the request is for the model {request.model}, and this is {card.name}")
+    check_name(request, card)
     if request.prediction not in (None, card.target):
         raise ValueError(
             f"the request says that {card.name} predicts {request.prediction}, and it was loaded as predicting "
@@ -63,6 +63,12 @@ def check_model(request: ImageRequest, card: LatentCard, refiner: LatentCard | N
     if wanted is not None and (refiner is None or Path(wanted).name != refiner.name):
         there = "none is loaded" if refiner is None else f"{refiner.name} is loaded"
         raise ValueError(f"the request is for the refiner {wanted}, and {there}; load the model with refiner {wanted}")
+
+
+def check_name(request: ImageRequest, card: ModelCard) -> None:
+    """`ValueError` for a request that asks for another model than this."""
+    if request.model is not None and Path(request.model).name != card.name:
+        raise ValueError(f"the request is for the model {request.model}, and this is {card.name}")
 
 
 def check_told(request: ImageRequest, cards: Sequence[LatentCard]) -> None:
@@ -93,11 +99,20 @@ def check_refiner(base: LatentCard, refiner: LatentCard) -> None:
             f"({other.latent_channels} channels times {other.latent_scale:g}, and {mine.latent_channels} times "
             f"{mine.latent_scale:g})"
         )
+    if refiner.task != "paint":
+        raise ValueError(f"{refiner.name} cannot refine {base.name}: it was trained to {refiner.task}")
     if base.betas != refiner.betas:
         raise ValueError(f"{refiner.name} cannot refine {base.name}: they were trained over different noise levels")
 
 
 def refining(request: ImageRequest, refiner: LatentCard) -> ImageRequest:
     """What the refiner is asked for: the same picture in its own terms."""
-    own = {"model": None, "clip_skip": None, "prediction": None, "zero_snr": None, "empty_negative": None}
+    own = {
+        "image_guidance_scale": None,
+        "model": None,
+        "clip_skip": None,
+        "prediction": None,
+        "zero_snr": None,
+        "empty_negative": None,
+    }
     return request.model_copy(update=own).resolve(refiner.defaults)

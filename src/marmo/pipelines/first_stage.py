@@ -4,69 +4,79 @@ Shapes: B batch, C channels, Z latent channels, H W height and width of the late
 """
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
-from itertools import product
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from marmo.models.vae import VAE, Moments
+from marmo.nn.engine import Wrap, wrapped
+from marmo.pipelines.tiles import Grid, in_tiles, starts
 
 WHOLE = 96 * 96
 """Latents (768 x 768 pixels) up to which the autoencoder works in one piece."""
 WIDENED = "the autoencoder overflowed in half precision, so the picture was decoded again in float32"
-TILE = 64
-OVERLAP = 16
-SMALL_TILE = 32
+TILE, OVERLAP = 64, 16
+SMALL_TILE, SMALL_OVERLAP = 32, 10
 """Where memory is short: a quarter of a tile's, for more seams."""
+FLAT = Wrap()
 
 
-class Tiles(NamedTuple):
-    """How many pieces a picture is decoded in, and how many latents high and wide each is."""
+class Pieces(NamedTuple):
+    """How many tiles a picture is decoded in, and how many latents high and wide each is."""
 
-    pieces: int
+    number: int
     size: tuple[int, int]
 
 
-def tiles(height: int, width: int, small: bool = False) -> Tiles:
-    """The pieces of so many latents."""
-    if not small and height * width <= WHOLE:
-        return Tiles(1, (height, width))
-    side = SMALL_TILE if small else TILE
-    return Tiles(len(_starts(height, side)) * len(_starts(width, side)), (min(side, height), min(side, width)))
+def pieces(height: int, width: int, small: bool = False) -> Pieces:
+    """The tiles of so many latents that do not wrap."""
+    grid = _grid(small, 1, 1)
+    if height * width <= grid.whole:
+        return Pieces(1, (height, width))
+    count = len(starts(height, grid, wraps=False)) * len(starts(width, grid, wraps=False))
+    return Pieces(count, (min(grid.tile, height), min(grid.tile, width)))
 
 
-def encode(vae: VAE, pixels: Tensor, small: bool = False) -> Moments:
+def encode(vae: VAE, pixels: Tensor, wrap: Wrap = FLAT, small: bool = False) -> Moments:
     """Pixels B 3 FH FW in [-1, 1] -> the distribution of their scaled latents, float32.
 
     Args:
+        wrap: along which axes the picture's edges meet.
         small: whether to take small tiles, whatever the size.
     """
 
-    def moments(part: Tensor) -> Tensor:
-        return torch.cat(vae.encode(part.to(_dtype(vae))), dim=1).float()
+    def moments(part: Tensor, around: Wrap) -> Tensor:
+        with wrapped(vae, around):
+            return torch.cat(vae.encode(part.to(_dtype(vae))), dim=1).float()
 
     config = vae.config
-    sides = (0, SMALL_TILE) if small else (WHOLE, TILE)
-    both = _in_tiles(moments, pixels, 2 * config.latent_channels, *sides, inner=config.factor, outer=1)
-    mean, logvar = both.chunk(2, dim=1)
+    grid = _grid(small, config.factor, 1)
+    mean, logvar = in_tiles(moments, pixels, 2 * config.latent_channels, grid, wrap).chunk(2, dim=1)
     return Moments(mean * config.latent_scale, logvar + 2 * math.log(config.latent_scale))
 
 
-def decode(vae: VAE, latents: Tensor, small: bool = False) -> Tensor:
+def decode(vae: VAE, latents: Tensor, wrap: Wrap = FLAT, small: bool = False) -> Tensor:
     """Scaled latents B Z H W -> pixels B 3 FH FW in [-1, 1], float32.
 
     Args:
+        wrap: along which axes the picture's edges meet.
         small: whether to take small tiles, whatever the size.
     """
 
-    def pixels(part: Tensor) -> Tensor:
-        return vae.decode((part / vae.config.latent_scale).to(_dtype(vae))).float()
+    def pixels(part: Tensor, around: Wrap) -> Tensor:
+        with wrapped(vae, around):
+            return vae.decode((part / vae.config.latent_scale).to(_dtype(vae))).float()
 
-    sides = (0, SMALL_TILE) if small else (WHOLE, TILE)
-    return _in_tiles(pixels, latents, 3, *sides, inner=1, outer=vae.config.factor).clamp(-1, 1)
+    return in_tiles(pixels, latents, 3, _grid(small, 1, vae.config.factor), wrap).clamp(-1, 1)
+
+
+def _grid(small: bool, inner: int, outer: int) -> Grid:
+    if small:
+        return Grid(SMALL_TILE**2, SMALL_TILE, SMALL_OVERLAP, inner, outer)
+    return Grid(WHOLE, TILE, OVERLAP, inner, outer)
 
 
 @contextmanager
@@ -79,44 +89,6 @@ def widened(vae: VAE) -> Generator[None]:
     finally:
         for parameter, data in narrow:
             parameter.data = data
-
-
-def _in_tiles(
-    function: Callable[[Tensor], Tensor], x: Tensor, channels: int, most: int, side: int, inner: int, outer: int
-) -> Tensor:
-    """`function(x)`, tile by tile where x has more than `most` latents, the seams blended.
-
-    A latent is `inner` numbers of x and `outer` numbers of the result wide; the result has `channels`.
-    """
-    height, width = x.shape[2] // inner, x.shape[3] // inner
-    if height * width <= most:
-        return function(x)
-    total = x.new_zeros(x.shape[0], channels, height * outer, width * outer)
-    weight = x.new_zeros(height * outer, width * outer)
-    for top, left in product(_starts(height, side), _starts(width, side)):
-        tile = function(x[:, :, *_window(top, left, side, inner)])
-        ramp = (_ramp(tile.shape[2], outer)[:, None] * _ramp(tile.shape[3], outer)).to(x.device)
-        rows, columns = _window(top, left, side, outer)
-        total[:, :, rows, columns] += tile * ramp
-        weight[rows, columns] += ramp
-    return total / weight
-
-
-def _window(top: int, left: int, side: int, scale: int) -> tuple[slice, slice]:
-    """The rows and columns of the tile that begins at these latents."""
-    return slice(top * scale, (top + side) * scale), slice(left * scale, (left + side) * scale)
-
-
-def _starts(length: int, side: int) -> list[int]:
-    """Where the tiles begin: OVERLAP less than their side apart, the last one flush with the end."""
-    last = max(length - side, 0)
-    return [*range(0, last, side - OVERLAP), last]
-
-
-def _ramp(length: int, outer: int) -> Tensor:
-    """A tile's weight along one axis: rising and falling over the overlap, never 0."""
-    distance = torch.arange(length) + 0.5
-    return (torch.minimum(distance, length - distance) / (OVERLAP * outer)).clamp(max=1)
 
 
 def _dtype(vae: VAE) -> torch.dtype:

@@ -18,6 +18,7 @@ from marmo.nn.blueprint import blueprint
 from marmo.nn.rehearsal import Work, rehearsal
 from marmo.pipelines import first_stage
 from marmo.pipelines.card import LatentCard
+from marmo.pipelines.hires import second_request
 from marmo.pipelines.modes import Mode
 from marmo.pipelines.painter import resolved
 from marmo.pipelines.residence import FULL, MODES, Thrift
@@ -58,6 +59,8 @@ def expected_memory(cards: Sequence[LatentCard], request: ImageRequest, dtype: t
     Args:
         cards: the model and, if the request has one, its refiner.
     """
+    if request.hires.acts:  # the second pass is the larger
+        request = second_request(request, cards[0].defaults.size_multiple)
     parts = [need for card in cards for need in needs(card, request, dtype, MODES[mode])]
     if MODES[mode].idle == "device":
         return PROCESS_BYTES + sum(need.weights for need in parts) + max(need.work for need in parts)
@@ -66,16 +69,17 @@ def expected_memory(cards: Sequence[LatentCard], request: ImageRequest, dtype: t
 
 def _unet(card: LatentCard, request: ImageRequest, dtype: torch.dtype, thrift: Thrift) -> Need:
     height, width = _size(card, request)
-    rows = request.num_images * (1 if request.guidance_scale == 1 and request.sampler not in CFG_PP else 2)
+    prompts = len(request.regions) + (1 if request.guidance_scale == 1 and request.sampler not in CFG_PP else 2)
+    rows = request.num_images * prompts
     together = min(rows, max(1, thrift.latents_per_call // (height * width)))
     with blueprint(), torch.no_grad():
         unet = UNet(card.unet).to(dtype)
         context = unet.project(torch.empty(1, PROMPT_TOKENS, card.unet.context_width, dtype=dtype))
-        vector = torch.empty(1, card.unet.vector_width)
+        vector = torch.empty(1, card.unet.vector_width or 1)
         x = torch.empty(together, card.unet.in_channels, height, width, dtype=dtype)
         with rehearsal() as ledger:
             unet(x, torch.empty(together), context, vector)
-    kept = sum(part.nbytes for layer in context for part in layer) * 2 * (rows > 1)
+    kept = sum(part.nbytes for layer in context for part in layer) * prompts
     times = ceil(rows / together) * evaluations(request)
     return Need(_weights(card, "unet", dtype), ledger.peak + _rearranged(unet) + kept, _times(ledger.calls, times))
 
@@ -87,14 +91,14 @@ def evaluations(request: ImageRequest) -> int:
 
 def _decoder(card: LatentCard, request: ImageRequest, dtype: torch.dtype, thrift: Thrift) -> Need:
     height, width = _size(card, request)
-    tiles = first_stage.tiles(height, width, thrift.small_tiles)
+    tiles = first_stage.pieces(height, width, thrift.small_tiles)
     with blueprint(), torch.no_grad():
         vae = VAE(card.vae).to(dtype)
         z = torch.empty(1, card.vae.latent_channels, *tiles.size, dtype=dtype)
         with rehearsal() as ledger:
             vae.decode(z)
     pictures = 4 * 3 * height * width * card.vae.factor**2 * (request.num_images + 2)
-    calls = _times(ledger.calls, tiles.pieces * request.num_images)
+    calls = _times(ledger.calls, tiles.number * request.num_images)
     return Need(_weights(card, "vae", dtype), ledger.peak + _rearranged(vae) + pictures, calls)
 
 

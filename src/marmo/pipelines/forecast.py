@@ -38,6 +38,8 @@ class Forecast:
 def forecast(model: LatentDiffusion, request: ImageRequest) -> Forecast:
     """What a request will take."""
     whole = model.resolve(request)
+    if whole.hires.acts or model.card.task == "upscale":
+        raise ValueError("--estimate knows one pass of a model that paints; leave hires out, or an upscaler")
     mode = model.residence.mode
     cards = [painter.card for painter in model.painters[: 2 if whole.refiner.model else 1]]
     calls = Counter[Work]()
