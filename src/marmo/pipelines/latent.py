@@ -194,12 +194,13 @@ class LatentDiffusion(Painter):
     ) -> Generator[Step, None, Tensor]:
         """Walk down a pass from its beginning, showing every answer."""
 
-        def ask(query: samplers.Query) -> samplers.Prediction:
-            return chosen(experts, query.sigma).answer(query)
+        def answer(query: samplers.Query) -> samplers.Prediction:
+            expert = chosen(experts, query.sigma)
+            return expert.answer(query) if kept is None else kept.keep(query, expert.answer(kept.shown(query)))
 
         name, noise, kept = resolved(walk.request.sampler), self._noise(walk, source, begun.x), begun.kept
         sampling = samplers.sampling(name, begun.x, walk.sigmas, noise, walk.request.eta, self.table)
-        driven = samplers.drive(sampling, ask if kept is None else lambda query: kept.answer(query, ask))
+        driven = samplers.drive(sampling, answer)
         while True:
             try:
                 query, prediction = next(driven)
