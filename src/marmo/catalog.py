@@ -84,9 +84,9 @@ def load(
         zero_snr: whether it was trained up to pure noise, where its file does not say or says it wrong.
         refiner: a second model, for the last steps of the requests that name it.
         upscaler: a model of ESRGAN's kind, for the second pass of the requests that name it.
-        memory: what is saved where memory is short: "full" keeps all parts on the device, "offload" keeps idle parts in
-            main memory, "low" reads each part when it is needed and works in small pieces; by default the first of
-            them that has room for a picture of the model's own size.
+        memory: what is saved where memory is short.  "full" keeps all parts on the device, "offload" keeps idle parts
+            in main memory, "low" reads each part when it is needed, "least" also works in small tiles; by default the
+            first of the other three that has room for a picture of the model's own size.
 
     Raises:
         ValueError: in one sentence, for what cannot be found, read or run here.

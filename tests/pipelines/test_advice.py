@@ -84,11 +84,11 @@ def test_the_least_change_that_helps_is_advised(model: LatentDiffusion, monkeypa
     low = expected(model, "low", num_images=4)
     with_room(monkeypatch, low / SHARE + 1)
     assert re.search(r"; with --memory low it takes about \d\.\d GiB$", advice.advice(model, four))
-    with_room(monkeypatch, expected(model, "low") / SHARE + 1)
-    assert "; with --memory low --num-images 1 it takes" in advice.advice(model, four)
-    with_room(monkeypatch, expected(model, "low", width=512, height=384) / SHARE + 1)
+    with_room(monkeypatch, expected(model, "least") / SHARE + 1)
+    assert "; with --memory least --num-images 1 it takes" in advice.advice(model, four)
+    with_room(monkeypatch, expected(model, "least", width=512, height=384) / SHARE + 1)
     said = advice.advice(model, request())
-    size = re.search(r"with --memory low --width (\d+) --height (\d+) it takes", said)
+    size = re.search(r"with --memory least --width (\d+) --height (\d+) it takes", said)
     assert size is not None, said
     width, height = map(int, size.groups())
     assert 512 <= width < 1024 and 384 <= height < 768 and width % 8 == height % 8 == 0
@@ -124,7 +124,7 @@ def test_who_follows_the_sentence_word_for_word_succeeds(stand_in: Path, tmp_pat
     model = catalog.open_model(stand_in, "cpu", "float32", memory="full")
     size = ["--width", "640", "--height", "640", "--steps", "1", "--guidance-scale", "1"]
     wanted = ImageRequest(prompt="a fox", width=640, height=640, steps=1, guidance_scale=1)
-    low = expected_memory([model.card], model.resolve(wanted), model.dtype, "low")
+    low = expected_memory([model.card], model.resolve(wanted), model.dtype, "least")
     untouched = subprocess.run([sys.executable, "-c", UNTOUCHED], capture_output=True, text=True, check=True)
     limit = int(untouched.stdout) + int(1.08 * low / SHARE)
 

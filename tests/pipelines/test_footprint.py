@@ -54,8 +54,8 @@ def test_memory_of_many_pictures_is_that_of_one_call(model: LatentDiffusion):
 @pytest.mark.long
 def test_thrift_takes_less(model: LatentDiffusion):
     sizes = {"width": 1024, "height": 1024}
-    full, offload, low = (memory(model, mode=mode, **sizes) for mode in MODES)
-    assert low < offload < full
+    full, offload, low, least = (memory(model, mode=mode, **sizes) for mode in MODES)
+    assert least < low <= offload < full
     whole = model.resolve(request(**sizes))
     parts = needs(model.card, whole, torch.float32, MODES["low"])
     assert low == PROCESS_BYTES + max(part.both for part in parts)
@@ -85,7 +85,7 @@ def test_a_real_size_needs_what_is_known_of_it(model: LatentDiffusion):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("side", "mode"), [(256, "full"), (640, "full"), (512, "low")])
+@pytest.mark.parametrize(("side", "mode"), [(256, "full"), (640, "full"), (512, "least")])
 def test_a_process_takes_what_was_expected(model: LatentDiffusion, stand_in: Path, side: int, mode: str):
     """Within 15 %, the program itself included; `benchmarks/memory.py` does the same with real sizes."""
     done = subprocess.run(

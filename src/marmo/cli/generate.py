@@ -41,7 +41,7 @@ class Generate:
     dtype: str | None = None
     """float32, bfloat16 or float16; the fastest that is safe by default"""
     memory: Choice = "auto"
-    """What is saved: nothing (full), what is idle waits in main memory (offload) or in its file (low)"""
+    """full saves nothing; idle parts wait in main memory (offload), in their files (low), and tiles are small (least)"""
     json: bool = False
     """Print JSON instead of words"""
     estimate: bool = False

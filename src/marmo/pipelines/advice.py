@@ -38,7 +38,7 @@ def choose_mode(choice: Choice, cards: Sequence[LatentCard], device: torch.devic
     if weights * dtype.itemsize + AMPLE <= there:
         return "full"
     request = ImageRequest(prompt="").resolve(cards[0].defaults)
-    for mode in _modes(device):
+    for mode in _modes(device)[:-1]:
         if expected_memory(cards, request, dtype, mode) <= SHARE * there:
             return mode
     return "low"
@@ -87,7 +87,8 @@ def _ways(model: "LatentDiffusion", request: ImageRequest) -> Iterator[tuple[Mod
 
 
 def _modes(device: torch.device) -> list[Mode]:
-    return ["full", "low"] if device.type == "cpu" else ["full", "offload", "low"]
+    """From the fastest to the thriftiest; only the last paints something else."""
+    return ["full", "low", "least"] if device.type == "cpu" else ["full", "offload", "low", "least"]
 
 
 def _expected(model: "LatentDiffusion", request: ImageRequest, mode: Mode) -> int:

@@ -2,10 +2,11 @@
 
 from typing import Literal
 
-Mode = Literal["full", "offload", "low"]
-"""All parts stay on the device; idle parts wait in main memory; each part is read when it is needed."""
-Choice = Literal["auto", "full", "offload", "low"]
-"""What a user asks for: a mode, or the first that has room."""
+Mode = Literal["full", "offload", "low", "least"]
+"""All parts stay on the device; idle parts wait in main memory; each part is read when it is needed; the same, and the
+autoencoder works in small tiles, which shows."""
+Choice = Literal["auto", "full", "offload", "low", "least"]
+"""What a user asks for: a mode, or the first that has room and paints the same."""
 
 
 class NoRoom(MemoryError):

@@ -1,8 +1,8 @@
 """Where the parts of a model are while they are not needed: on the device, in main memory, or in their files.
 
 Painting needs the text encoders, then the U-Net, then the autoencoder, one after the other, so a machine that has no
-room for all of them can have room for each.  `full` and `offload` paint the same to the last bit; `low` computes in
-smaller pieces, which rounds otherwise and blends the autoencoder's tiles: see `docs/memory.md`.
+room for all of them can have room for each.  `full` and `offload` paint the same to the last bit; `low` asks the U-Net
+row by row, which rounds otherwise; `least` has small tiles, which are not quite the whole: see `docs/memory.md`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,8 @@ FULL = Thrift(idle="device", latents_per_call=16 * 64 * 64, score_bytes=SCORE_BY
 MODES: Mapping[Mode, Thrift] = {
     "full": FULL,
     "offload": Thrift(idle="host", latents_per_call=16 * 64 * 64, score_bytes=SCORE_BYTES, small_tiles=False),
-    "low": Thrift(idle="file", latents_per_call=1, score_bytes=64 << 20, small_tiles=True),
+    "low": Thrift(idle="file", latents_per_call=1, score_bytes=64 << 20, small_tiles=False),
+    "least": Thrift(idle="file", latents_per_call=1, score_bytes=64 << 20, small_tiles=True),
 }
 
 
