@@ -11,7 +11,7 @@ from marmo.serve.dialects.a1111_request import Wanted
 from marmo.serve.dialects.bodies import SHORT_HASH
 from marmo.serve.problems import Problem
 from marmo.solver_names import SAMPLERS
-from marmo.version import __version__
+from marmo.version import VERSION
 
 OWN_KEYS = frozenset(
     {
@@ -72,7 +72,7 @@ def info(wanted: Wanted, request: ImageRequest, infotexts: Sequence[str], create
         "job_timestamp": _timestamp(created),
         "clip_skip": request.clip_skip or 1,
         "is_using_inpainting_conditioning": False,
-        "version": f"marmo {__version__}",
+        "version": f"marmo {VERSION}",
     }
 
 

@@ -120,11 +120,15 @@ def read_edit(
 
 
 def _read(kind: type[Body], body: object) -> Body:
-    fields = cast(Mapping[object, object], body) if isinstance(body, Mapping) else {}
+    if isinstance(body, Mapping):
+        _check_known(cast(Mapping[str, object], body))
+    return read_body(kind, cast(object, body))
+
+
+def _check_known(fields: Mapping[str, object]) -> None:
     for name, why in UNSUPPORTED.items():
         if fields.get(name) is not None:
             raise refused(f"{name}: {why}", name, "unsupported_parameter")
-    return read_body(kind, body)
 
 
 def _wanted(body: Common, models: Sequence[Model], pictures: Mapping[str, object]) -> Wanted:
