@@ -20,6 +20,7 @@ from marmo.serve.job import Job, JobEvent, Refusal, UnknownModel
 from marmo.serve.jobs import Jobs
 from marmo.serve.limits import check_request, check_size
 from marmo.serve.logs import Log
+from marmo.serve.metrics import Metrics
 from marmo.serve.problems import Envelope, Problem
 from marmo.serve.refusals import draining, failed
 from marmo.serve.settings import Settings
@@ -33,6 +34,7 @@ class Context:
     jobs: Jobs
     settings: Settings
     log: Log
+    metrics: Metrics = field(default_factory=Metrics)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when connections must end, so that the process can."""
     errands: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
@@ -84,6 +86,11 @@ async def admin_of(caller: Caller) -> User:
 
 
 Admin = Annotated[User, Depends(admin_of)]
+
+
+def sees(caller: User) -> str | None:
+    """Whose jobs and pictures a caller may touch, as `Jobs` takes it: their own, or everybody's."""
+    return None if caller.may("admin") else caller.name
 
 
 async def hand_in(here: Context, caller: User, request: ImageRequest, key: str | None = None, priority: int = 0) -> Job:

@@ -21,10 +21,10 @@ from marmo.serve.problems import Envelopes, Problem, busy
 from marmo.serve.settings import Limits, Patience, Settings
 from marmo.serve.tokens import COOKIE, LOCAL, Scope, Tokens, User
 
-Scope_ = MutableMapping[str, Any]
+AsgiScope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope_, Receive, Send], Awaitable[None]]
+App = Callable[[AsgiScope, Receive, Send], Awaitable[None]]
 
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/api/v1/session"})
@@ -64,7 +64,7 @@ def doors(app: App, settings: Settings, envelopes: Envelopes, multipart: Iterabl
 def headers_out(app: App, envelopes: Envelopes) -> App:
     """Adds the headers that protect, and answers problems; what is no HTTP ends here."""
 
-    async def layer(scope: Scope_, receive: Receive, send: Send) -> None:
+    async def layer(scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await app(scope, receive, send)
         if scope["type"] != "http":
@@ -93,7 +93,7 @@ def host_door(app: App, hosts: frozenset[str]) -> App:
     """Lets in who calls the server by its own address, by a loopback name, or by a name that was allowed."""
     names = {"localhost", "127.0.0.1", "[::1]", *(name.lower() for name in hosts)}
 
-    async def layer(scope: Scope_, receive: Receive, send: Send) -> None:
+    async def layer(scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             given = header_values(scope, b"host")
             host = _without_port(given[0].lower()) if len(given) == 1 else ""
@@ -111,7 +111,7 @@ def host_door(app: App, hosts: frozenset[str]) -> App:
 def origin_door(app: App, origins: frozenset[str]) -> App:
     """Refuses what a page of another origin sends, `null` included; programs send no Origin and pass."""
 
-    async def layer(scope: Scope_, receive: Receive, send: Send) -> None:
+    async def layer(scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] not in SAFE_METHODS:
             host = header_values(scope, b"host")[0].lower()
             allowed = {f"http://{host}", f"https://{host}", *(origin.lower() for origin in origins)}
@@ -127,7 +127,7 @@ def origin_door(app: App, origins: frozenset[str]) -> App:
 def entry_door(app: App, tokens: Tokens) -> App:
     """Puts the caller's `User` into the scope's state; looking needs `read`, everything else `generate`."""
 
-    async def layer(scope: Scope_, receive: Receive, send: Send) -> None:
+    async def layer(scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             user = who(scope, tokens)
             needed: Scope = "read" if scope["method"] in SAFE_METHODS else "generate"
@@ -139,7 +139,7 @@ def entry_door(app: App, tokens: Tokens) -> App:
     return layer
 
 
-def who(scope: Scope_, tokens: Tokens) -> User:
+def who(scope: AsgiScope, tokens: Tokens) -> User:
     """The caller, by token or cookie.  A wrong token is refused even where a right cookie lies beside it."""
     if not tokens:
         return LOCAL
@@ -180,7 +180,7 @@ def body_door(app: App, limits: Limits, patience: Patience, multipart: frozenset
     """Reads the whole body, within its limits, and hands it on in one piece."""
     uploads = Uploads(limits.uploads_bytes)
 
-    async def layer(scope: Scope_, receive: Receive, send: Send) -> None:
+    async def layer(scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await app(scope, receive, send)
         length = _announced(scope, limits.body_bytes)
@@ -241,7 +241,7 @@ async def answer(send: Send, problem: Problem, body: bytes, closes: bool) -> Non
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-def header_values(scope: Scope_, name: bytes) -> list[str]:
+def header_values(scope: AsgiScope, name: bytes) -> list[str]:
     """Every value of a header; names in the scope are lower case."""
     return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
 
@@ -261,7 +261,7 @@ def _without_port(host: str) -> str:
     return host
 
 
-def _own_address(scope: Scope_) -> str | None:
+def _own_address(scope: AsgiScope) -> str | None:
     """The address that the client reached, as it would stand in a Host header."""
     server = scope.get("server")
     if not server:
@@ -270,7 +270,7 @@ def _own_address(scope: Scope_) -> str | None:
     return f"[{address}]" if ":" in address else address
 
 
-def _cookie(scope: Scope_) -> str:
+def _cookie(scope: AsgiScope) -> str:
     try:
         jar = SimpleCookie("; ".join(header_values(scope, b"cookie")))
     except CookieError:
@@ -278,7 +278,7 @@ def _cookie(scope: Scope_) -> str:
     return jar[COOKIE].value if COOKIE in jar else ""
 
 
-def _leaves_much(scope: Scope_) -> bool:
+def _leaves_much(scope: AsgiScope) -> bool:
     """Whether more may be on its way than a server reads only to throw it away."""
     given = header_values(scope, b"content-length")
     return bool(header_values(scope, b"transfer-encoding")) or any(
@@ -286,7 +286,7 @@ def _leaves_much(scope: Scope_) -> bool:
     )
 
 
-def _announced(scope: Scope_, limit: int) -> int | None:
+def _announced(scope: AsgiScope, limit: int) -> int | None:
     """The body's length by its header; `None` where it comes in chunks, 0 where there is none."""
     if header_values(scope, b"transfer-encoding"):
         return None
@@ -297,7 +297,7 @@ def _announced(scope: Scope_, limit: int) -> int | None:
     return length
 
 
-def _check_type(scope: Scope_, is_form: bool) -> None:
+def _check_type(scope: AsgiScope, is_form: bool) -> None:
     kind = "".join(header_values(scope, b"content-type")).partition(";")[0].strip().lower()
     wanted = "multipart/form-data" if is_form else "application/json"
     if kind != wanted:

@@ -51,6 +51,6 @@ class Envelopes:
     dialects: Mapping[str, Envelope] = field(default_factory=dict[str, Envelope])
 
     def body(self, path: str, problem: Problem) -> bytes:
-        """The whole answer's JSON, in UTF-8."""
+        """The whole answer's JSON, in ASCII: what a caller sent may come back in it, half a surrogate pair included."""
         form = next((form for prefix, form in self.dialects.items() if path.startswith(prefix)), native)
-        return json.dumps(form(problem), ensure_ascii=False, allow_nan=False).encode()
+        return json.dumps(form(problem), allow_nan=False).encode()
