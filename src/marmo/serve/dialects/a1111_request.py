@@ -1,20 +1,19 @@
 """A1111's `txt2img` and `img2img` as requests that paint what A1111 1.10 paints: its prompt syntax, start and noise.
 
-What a body leaves out is the model's default, not A1111's 512 x 512 and 50 steps.  Fields that Marmo does not know are
-passed over, and neither repeated nor logged: clients send addresses and passwords among them.
+What a body leaves out is the model's default, not A1111's 512 x 512 and 50 steps.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from marmo.request import ImageRequest
+from marmo.request import Fill, ImageRequest
 from marmo.serve.contract import Model
+from marmo.serve.dialects.a1111_body import Img2Img, Painting, Txt2Img, check_off, check_scripts
 from marmo.serve.dialects.a1111_options import NOISE_SOURCES, Options, acting, clip_skip, for_model
 from marmo.serve.dialects.bodies import as_request, find_model, read_body, read_picture, refused
-from marmo.solver_names import A1111_DISCARDS, ETA, SamplerName, ScheduleName, read_schedule, read_solver, short
+from marmo.serve.dialects.masks import opaque_is_painted
+from marmo.serve.headers import read_header
+from marmo.solver_names import A1111_DISCARDS, ETA, SamplerName, ScheduleName, read_schedule, read_solver
 
 FIELD_NAMES: Mapping[str, str] = {
     "guidance_scale": "cfg_scale",
@@ -23,87 +22,18 @@ FIELD_NAMES: Mapping[str, str] = {
     "schedule": "scheduler",
     "num_images": "batch_size x n_iter",
     "init_image": "init_images",
+    "image_guidance_scale": "image_cfg_scale",
+    "inpaint.feather": "mask_blur",
+    "inpaint.padding": "inpaint_full_res_padding",
+    "inpaint.invert": "inpainting_mask_invert",
     "variation.strength": "subseed_strength",
     "variation.seed": "subseed",
     "refiner.model": "refiner_checkpoint",
     "refiner.switch": "refiner_switch_at",
 }
 
-OFF: Mapping[str, tuple[tuple[object, ...], str]] = {
-    "restore_faces": ((False,), "there is no face restoration here"),
-    "tiling": ((False,), "seamless pictures are not painted here yet"),
-    "enable_hr": ((False,), "there is no second pass at a higher resolution here yet"),
-    "firstphase_width": ((0,), "there is no second pass at a higher resolution here yet"),
-    "firstphase_height": ((0,), "there is no second pass at a higher resolution here yet"),
-    "seed_resize_from_w": ((0, -1), "noise is not resized here"),
-    "seed_resize_from_h": ((0, -1), "noise is not resized here"),
-    "s_churn": ((0,), "no sampler here adds churn"),
-    "s_noise": ((1,), "no sampler here scales its fresh noise"),
-    "s_min_uncond": ((0,), "the negative prompt is asked at every step here"),
-    "initial_noise_multiplier": ((1,), "noise is not scaled here"),
-    "infotext": ((), "infotext is not read here; send the fields"),
-    "styles": (([],), "there are no styles here"),
-}
-"""A field -> the values that ask for nothing, and why others are refused; None and empty text ask for nothing, too."""
-
-
-class Painting(BaseModel):
-    """What both bodies share; A1111 takes null for every field."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, protected_namespaces=())
-
-    prompt: str | None = Field(default=None, max_length=100_000)
-    negative_prompt: str | None = Field(default=None, max_length=100_000)
-    styles: list[str] | None = None
-    seed: int | None = None
-    subseed: int | None = None
-    subseed_strength: float | None = Field(default=None, ge=0, le=1)
-    seed_resize_from_h: int | None = None
-    seed_resize_from_w: int | None = None
-    sampler_name: str | None = Field(default=None, max_length=100)
-    sampler_index: str | None = Field(default=None, max_length=100)
-    scheduler: str | None = Field(default=None, max_length=100)
-    batch_size: int | None = Field(default=None, ge=1, le=64)
-    n_iter: int | None = Field(default=None, ge=1, le=64)
-    steps: int | None = None
-    cfg_scale: float | None = None
-    width: int | None = None
-    height: int | None = None
-    restore_faces: bool | None = None
-    tiling: bool | None = None
-    eta: float | None = None
-    s_churn: float | None = None
-    s_noise: float | None = None
-    s_min_uncond: float | None = None
-    clip_skip: int | None = Field(default=None, ge=1, le=12)
-    denoising_strength: float | None = None
-    refiner_checkpoint: str | None = Field(default=None, max_length=200)
-    refiner_switch_at: float | None = None
-    infotext: str | None = None
-    override_settings: dict[str, Any] | None = None
-    override_settings_restore_afterwards: bool | None = None
-    script_name: str | None = None
-    alwayson_scripts: dict[str, Any] | None = None
-    send_images: bool | None = None
-    save_images: bool | None = None
-
-
-class Txt2Img(Painting):
-    """The body of `txt2img`; without `enable_hr` the rest of its second pass means nothing."""
-
-    enable_hr: bool | None = None
-    firstphase_width: int | None = None
-    firstphase_height: int | None = None
-
-
-class Img2Img(Painting):
-    """The body of `img2img`."""
-
-    init_images: list[str] | None = None
-    mask: str | None = None
-    resize_mode: int | None = Field(default=None, ge=0, le=3)
-    initial_noise_multiplier: float | None = None
-    include_init_images: bool | None = None
+FILLS: Sequence[Fill] = ("blurred", "original", "noise", "blank")
+"""`inpainting_fill`: what the part under the mask begins with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,14 +60,9 @@ def read_img2img(body: object, options: Options, models: Sequence[Model]) -> Wan
     read = read_body(Img2Img, body)
     if not read.init_images or len(read.init_images) != 1:
         raise refused(f"init_images must hold one picture, not {len(read.init_images or [])}", "init_images")
-    if read.mask:
-        raise refused("mask: this server cannot keep to a mask yet", "mask")
-    if read.resize_mode == 3:
-        raise refused("resize_mode must be 0: latents are not resized here", "resize_mode")
-    pictures = {
-        "init_image": read_picture(read.init_images[0], "init_images"),
-        "strength": 0.75 if read.denoising_strength is None else read.denoising_strength,
-    }
+    picture = read_picture(read.init_images[0], "init_images")
+    _check_resizing(read, picture)
+    pictures = {"init_image": picture, "strength": read.denoising_strength, **_masked(read)}
     hidden = frozenset[str]() if read.include_init_images else frozenset({"init_images", "mask"})
     return _wanted(read, options, models, pictures, hidden)
 
@@ -145,8 +70,8 @@ def read_img2img(body: object, options: Options, models: Sequence[Model]) -> Wan
 def _wanted(
     body: Painting, options: Options, models: Sequence[Model], pictures: Mapping[str, object], hidden: frozenset[str]
 ) -> Wanted:
-    _check_off(body)
-    _check_scripts(body)
+    check_off(body)
+    check_scripts(body)
     overridden = options.updated(_overrides(body), models, "override_settings.")
     model = overridden.chosen(models)
     fields = {
@@ -164,6 +89,7 @@ def _wanted(
         "refiner": _refiner(body, models),
         **_solver(body, overridden, model),
         **_constants(overridden, model),
+        **_image_guidance(body, model),
         **pictures,
     }
     keeps = body.override_settings_restore_afterwards is False
@@ -177,33 +103,46 @@ def _wanted(
     )
 
 
-def _check_off(body: Painting) -> None:
-    for name, (values, why) in OFF.items():
-        value: object = getattr(body, name, None)
-        if value is not None and value != "" and value not in values:
-            raise refused(f"{name}: {why}", name, "unsupported_parameter")
+def _check_resizing(body: Img2Img, picture: bytes) -> None:
+    """A picture of another shape is stretched, which is resize_mode 0; where the shape is the same, so are 1 and 2."""
+    if not body.resize_mode or body.width is None or body.height is None:
+        return
+    try:
+        header = read_header(picture)
+    except ValueError as error:
+        raise refused(f"init_images: {error}", "init_images") from None
+    if body.resize_mode == 3 or header.width * body.height != header.height * body.width:
+        raise refused(
+            f"resize_mode must be 0 here: the picture has {header.width} x {header.height} pixels and is stretched to "
+            f"{body.width} x {body.height}; cut it to that shape first",
+            "resize_mode",
+        )
 
 
-def _check_scripts(body: Painting) -> None:
-    """Scripts are other people's code; one that is switched off asks for nothing."""
-    if body.script_name not in (None, "", "None"):
-        raise refused(f"Script {short(body.script_name)} not found", "script_name", "unsupported_parameter", 422)
-    for name, said in (body.alwayson_scripts or {}).items():
-        if not _is_off(said):
-            raise refused(f"always on script {short(name)} not found", "alwayson_scripts", "unsupported_parameter", 422)
+def _masked(body: Img2Img) -> dict[str, object]:
+    """A1111's inpainting; without a mask its settings mean nothing."""
+    if not body.mask:
+        return {}
+    across, down = (blur if blur is not None else body.mask_blur for blur in (body.mask_blur_x, body.mask_blur_y))
+    if across != down:
+        raise refused("mask_blur_x and mask_blur_y must be the same here", "mask_blur_x")
+    if body.mask_round is False:
+        raise refused("mask_round: masks have hard edges in the latents here", "mask_round")
+    inpaint: dict[str, object] = {
+        "fill": FILLS[body.inpainting_fill or 0],
+        "feather": 4.0 if across is None else across,
+        "invert": bool(body.inpainting_mask_invert),
+    }
+    if body.inpaint_full_res is not False:
+        inpaint |= {"area": "masked", "padding": body.inpaint_full_res_padding or 0}
+    return {"mask": opaque_is_painted(read_picture(body.mask, "mask"), "mask"), "inpaint": inpaint}
 
 
-def _is_off(script: object) -> bool:
-    """No arguments, a first one that is false, or units of which none is enabled."""
-    args = cast(Mapping[str, object], script).get("args") if isinstance(script, Mapping) else script
-    if not isinstance(args, list) or not args:
-        return not args
-    units = cast(list[object], args)
-    return units[0] is False or all(_is_disabled(unit) for unit in units)
-
-
-def _is_disabled(unit: object) -> bool:
-    return isinstance(unit, Mapping) and cast(Mapping[str, object], unit).get("enabled") is False
+def _image_guidance(body: Painting, model: Model) -> dict[str, object]:
+    """Clients send it to every model, as A1111 lets them; only those that edit by instruction have a use for it."""
+    if not isinstance(body, Img2Img) or model.defaults.image_guidance_scale is None:
+        return {}
+    return {"image_guidance_scale": body.image_cfg_scale}
 
 
 def _overrides(body: Painting) -> dict[str, object]:

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from marmo.request import MAX_SEED, MAX_SIDE, ImageRequest
 from marmo.serve.contract import Model
 from marmo.serve.dialects.bodies import as_request, default_model, find_model, picture_format, read_body, refused
+from marmo.serve.dialects.masks import transparent_is_painted
+from marmo.serve.headers import read_header
 from marmo.solver_names import short
 
 Quality = Literal["low", "medium", "high", "xhigh", "max", "auto", "standard", "hd"]
@@ -114,9 +116,20 @@ def read_edit(
             raise refused(f"{name}: this is no PNG, JPEG or WebP file", name, "invalid_image_file")
     if edit.input_fidelity == "high":
         raise refused("input_fidelity: high is not supported here; a lower strength keeps more", "input_fidelity")
-    if mask is not None:
-        raise refused("mask: this server cannot keep to a mask yet", "mask", "unsupported_parameter")
-    return _wanted(edit, models, {"init_image": images[0], "strength": edit.strength})
+    painted = None if mask is None else transparent_is_painted(mask, "mask")
+    if painted is not None:
+        _check_size(edit.size, images[0])
+    return _wanted(edit, models, {"init_image": images[0], "mask": painted, "strength": edit.strength})
+
+
+def _check_size(size: str | None, image: bytes) -> None:
+    """What is outside a mask is kept to the bit, so the picture keeps its size."""
+    try:
+        header = read_header(image)
+    except ValueError as error:
+        raise refused(f"image: {error}", "image", "invalid_image_file") from None
+    if size not in (None, "auto", f"{header.width}x{header.height}"):
+        raise refused(f"size: with a mask the image keeps its own {header.width}x{header.height}", "size")
 
 
 def _read(kind: type[Body], body: object) -> Body:
