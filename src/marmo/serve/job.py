@@ -99,6 +99,11 @@ class JobEvent:
     code: str | None = None
     message: str | None = None
 
+    @property
+    def ends(self) -> bool:
+        """Whether nothing comes after it."""
+        return self.kind in ENDED
+
     def to_json(self) -> str:
         """For server-sent events: what is filled, previews as base64."""
         row = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -195,7 +200,9 @@ class QueueFull(Refusal):
 
     def __init__(self, limit: int, waiting: int, retry_after: float, whose: Literal["server", "owner"]) -> None:
         subject = "the queue holds" if whose == "server" else "you have"
-        super().__init__(f"{subject} {waiting} waiting jobs, and {limit} is the limit; try again in {retry_after:.0f} s")
+        super().__init__(
+            f"{subject} {waiting} waiting jobs, and {limit} is the limit; try again in {retry_after:.0f} s"
+        )
         self.limit, self.waiting, self.whose = limit, waiting, whose
         self.retry_after = retry_after
         """Seconds, 1 to 120."""
