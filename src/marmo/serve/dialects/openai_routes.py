@@ -102,7 +102,7 @@ async def _answer(http: Request, here: Context, caller: User, wanted: Wanted, ki
 
 async def events(here: Context, job: Job, wanted: Wanted, kind: Kind) -> AsyncGenerator[str]:
     """Partial pictures, then the picture itself or an error; a comment is the sign of life between them."""
-    stream, sent = followed(here, job), 0
+    stream, sent, steps = followed(here, job), 0, job.request.steps or 1
     coming = asyncio.ensure_future(anext(stream, None))
     try:
         while True:
@@ -117,7 +117,8 @@ async def events(here: Context, job: Job, wanted: Wanted, kind: Kind) -> AsyncGe
             if event is None or event.kind in ("succeeded", "failed", "cancelled", "quarantined"):
                 yield await _ending(here, job, wanted, kind)
                 return
-            if is_due(event, sent, wanted.partial_images):
+            steps = event.total or steps
+            if is_due(event, steps, sent, wanted.partial_images):
                 yield await _partial(job, event, wanted, kind, sent)
                 sent += 1
             coming = asyncio.ensure_future(anext(stream, None))
@@ -128,11 +129,11 @@ async def events(here: Context, job: Job, wanted: Wanted, kind: Kind) -> AsyncGe
         await stream.aclose()
 
 
-def is_due(event: JobEvent, sent: int, wanted: int) -> bool:
+def is_due(event: JobEvent, steps: int, sent: int, wanted: int) -> bool:
     """Whether a preview comes late enough to be the next of `wanted`, which are spread over the steps."""
-    if event.kind != "preview" or sent >= wanted or not event.pictures or not event.total:
+    if event.kind != "preview" or not event.pictures or sent >= wanted:
         return False
-    return ((event.index or 0) + 1) * (wanted + 1) >= (sent + 1) * event.total
+    return ((event.index or 0) + 1) * (wanted + 1) >= (sent + 1) * steps
 
 
 async def _partial(job: Job, event: JobEvent, wanted: Wanted, kind: Kind, index: int) -> str:
