@@ -232,7 +232,15 @@ def test_every_sampler_and_scheduler_that_is_listed_is_understood(api: webuiapi.
 
 @pytest.mark.parametrize(
     "name",
-    ["sd_vae", "latent_upscale_modes", "loras", "hypernetworks", "face_restorers", "realesrgan_models", "prompt_styles"],
+    [
+        "sd_vae",
+        "latent_upscale_modes",
+        "loras",
+        "hypernetworks",
+        "face_restorers",
+        "realesrgan_models",
+        "prompt_styles",
+    ],
 )
 def test_lists_that_are_empty(api: webuiapi.WebUIApi, name: str):
     assert getattr(api, f"get_{name}")() == []

@@ -5,9 +5,9 @@ import threading
 import time
 from io import BytesIO
 
-import requests
 import openai
 import pytest
+import requests
 from PIL import Image
 
 from marmo.files.pictures import find_record
@@ -242,7 +242,8 @@ def test_bad_json_has_openais_envelope(server: Served, body: bytes):
         b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\ntext\r\n--x--\r\n',
         b'--x\r\nContent-Disposition: form-data; name="prompt"; filename="p"\r\n\r\ntext\r\n--x--\r\n',
         b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n',
-        b"".join(b'--x\r\nContent-Disposition: form-data; name="a%d"\r\n\r\n1\r\n' % i for i in range(99)) + b"--x--\r\n",
+        b"".join(b'--x\r\nContent-Disposition: form-data; name="a%d"\r\n\r\n1\r\n' % i for i in range(99))
+        + b"--x--\r\n",
     ],
 )
 def test_bad_forms_have_openais_envelope(server: Served, body: bytes):

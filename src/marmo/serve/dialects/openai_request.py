@@ -24,7 +24,7 @@ Format = Literal["png", "jpeg", "webp"]
 STEPS: Mapping[Quality, float] = {"low": 0.5, "high": 1.5, "hd": 1.5, "xhigh": 2.0, "max": 3.0}
 """A quality -> steps, as a multiple of the model's own; the others leave them as they are."""
 
-SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
+SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 FIELD_NAMES: Mapping[str, str] = {
     "num_images": "n",
     "steps": "num_inference_steps",
