@@ -58,8 +58,6 @@ T = TypeVar("T")
 
 MARGIN = 4 << 20
 """Bytes that a submission leaves free beside what it needs itself."""
-MAX_RETRY_AFTER = 120.0
-"""Seconds; the `openai` client gives up when it is told more."""
 TICK = 1.0
 """Seconds between two looks at the disk and at the queue's order."""
 
@@ -348,15 +346,14 @@ class Jobs:
         """Raises `Draining`, `QueueFull`, `DiskFull`, `Unready`."""
         if self._line.is_draining:
             raise Draining
-        schedule, limits = self._line.schedule, self._limits
-        for whose, waiting, limit in (
-            ("server", len(schedule) + self._arriving, limits.waiting),
-            ("owner", schedule.waiting(owner), limits.per_owner),
-        ):
-            if waiting >= limit:
-                self._refused += 1
-                raise QueueFull(limit, waiting, self._prospect.next_end(), whose)
+        self._check_line("server", len(self._line.schedule) + self._arriving, self._limits.waiting)
+        self._check_line("owner", self._line.schedule.waiting(owner), self._limits.per_owner)
         self._check_disk(input_bytes + picture_bytes(request))
+
+    def _check_line(self, whose: Literal["server", "owner"], waiting: int, limit: int) -> None:
+        if waiting >= limit:
+            self._refused += 1
+            raise QueueFull(limit, waiting, self._prospect.next_end(), whose)
 
     def _check_disk(self, needed: int) -> None:
         try:
