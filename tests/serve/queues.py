@@ -1,15 +1,19 @@
 """What tests of the queue share: one that is ready, with a toy engine, and a way to wait for something."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+import functools
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import ParamSpec
 
 from marmo.request import ImageRequest
 from marmo.serve.clock import SYSTEM, Clock
 from marmo.serve.disk import Disk
 from marmo.serve.jobs import Jobs, Limits
 from tests.serve.toy_engine import ToyEngine
+
+P = ParamSpec("P")
 
 SMALL = Limits(reserve=1 << 16)
 FOX = ImageRequest(prompt="a fox", seed=7)
@@ -45,3 +49,13 @@ async def until_state(jobs: Jobs, job: str, state: str, seconds: float = 20) -> 
 
 def saying(words: str, seed: int = 7, steps: int | None = None, num_images: int = 1) -> ImageRequest:
     return ImageRequest(prompt=words, seed=seed, steps=steps, num_images=num_images)
+
+
+def in_loop(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:
+    """A test that is a coroutine."""
+
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        asyncio.run(asyncio.wait_for(test(*args, **kwargs), 60))
+
+    return run
