@@ -99,6 +99,11 @@ class JobEvent:
     code: str | None = None
     message: str | None = None
 
+    @property
+    def ends(self) -> bool:
+        """Whether nothing comes after it."""
+        return self.kind in ENDED
+
     def to_json(self) -> str:
         """For server-sent events: what is filled, previews as base64."""
         row = {field.name: getattr(self, field.name) for field in fields(self)}
