@@ -68,7 +68,9 @@ def test_a_request_names_exactly_one_host() -> None:
 
 def test_the_address_that_was_reached_is_a_name() -> None:
     reached = ("10.0.0.5", 7860)
-    assert knock(CLOSED, "GET", "/", ("Authorization", f"Bearer {B}"), host="10.0.0.5:7860", server=reached).status == 200
+    assert (
+        knock(CLOSED, "GET", "/", ("Authorization", f"Bearer {B}"), host="10.0.0.5:7860", server=reached).status == 200
+    )
     assert knock(CLOSED, "GET", "/", host="10.0.0.6:7860", server=reached).status == 421
 
 
@@ -76,7 +78,14 @@ def test_a_target_must_be_a_path() -> None:
     assert knock(OPEN, "GET", "http://evil.example/").code == "bad_target"
 
 
-ORIGINS = ["https://evil.example", "null", "http://127.0.0.1:9999", "http://localhost:7860", "", "http://127.0.0.1:7860.evil"]
+ORIGINS = [
+    "https://evil.example",
+    "null",
+    "http://127.0.0.1:9999",
+    "http://localhost:7860",
+    "",
+    "http://127.0.0.1:7860.evil",
+]
 
 
 @pytest.mark.parametrize("origin", ORIGINS)
@@ -130,7 +139,11 @@ def test_a_token_in_the_address_is_worth_nothing(place: str) -> None:
 )  # fmt: skip
 def test_without_a_token_nobody_comes_in(headers: list[tuple[str, str]]) -> None:
     answer = knock(CLOSED, "GET", "/x", *headers)
-    assert (answer.status, answer.code, answer.headers["www-authenticate"]) == (401, "token_missing", 'Bearer realm="marmo"')
+    assert (answer.status, answer.code, answer.headers["www-authenticate"]) == (
+        401,
+        "token_missing",
+        'Bearer realm="marmo"',
+    )
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/api/v1/session"])

@@ -55,7 +55,9 @@ def test_bytes_of_any_kind_end_in_a_sentence_or_in_a_size(data: bytes, start: by
         assert "picture" in str(error)
 
 
-@pytest.mark.parametrize("data", [b"GIF89a" + bytes(20), b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.7", b""])
+@pytest.mark.parametrize(
+    "data", [b"GIF89a" + bytes(20), b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.7", b""]
+)
 def test_other_formats_are_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="no PNG, JPEG or WebP"):
         read_header(data)

@@ -44,9 +44,14 @@ def test_what_is_not_is_refused_by_name(request_: ImageRequest, code: str, field
 
 @pytest.mark.parametrize(
     "request_",
-    [ImageRequest(width=16, height=8), ImageRequest(width=8, height=8, num_images=3), ImageRequest(height=8)],
+    [
+        ImageRequest(width=16, height=8),
+        ImageRequest(width=8, height=8, num_images=3),
+        ImageRequest(height=8),
+        ImageRequest(init_image=png(9, 9)),
+    ],
 )
-def test_pixels_count_with_the_models_own_size(request_: ImageRequest) -> None:
+def test_pixels_count_with_the_size_that_is_not_said(request_: ImageRequest) -> None:
     with pytest.raises(Problem, match="pixels"):
         check_size(request_, Defaults(width=512, height=512), LIMITS)
 

@@ -102,7 +102,12 @@ def test_a_session_lasts_until_its_end_and_not_longer(tokens: Tokens) -> None:
 
 def test_a_session_cannot_be_changed(tokens: Tokens) -> None:
     name, until, signature = tokens.session(ANA, 1000).split(".")
-    for forged in (f"root.{until}.{signature}", f"{name}.{int(until) + 1}.{signature}", f"{name}.{until}.", f"{name}.{until}"):
+    for forged in (
+        f"root.{until}.{signature}",
+        f"{name}.{int(until) + 1}.{signature}",
+        f"{name}.{until}.",
+        f"{name}.{until}",
+    ):
         assert tokens.with_session(forged, 1000) is None
 
 

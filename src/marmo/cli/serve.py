@@ -11,9 +11,11 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from socket import socket
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
@@ -22,7 +24,9 @@ import tyro
 from marmo.version import VERSION
 
 if TYPE_CHECKING:
+    from marmo.serve.contract import Engine
     from marmo.serve.settings import Settings
+    from marmo.serve.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -90,3 +94,74 @@ class Serve:
             limits=Limits(steps=self.max_steps, paint_pixels=paint, request_pixels=4 * paint),
             patience=Patience(drain=self.drain),
         )
+
+    async def _serve(self, settings: "Settings", models: Mapping[str, Path], folder: Path, listener: socket) -> int:
+        from marmo.serve.app import create_app
+        from marmo.serve.context import Context
+        from marmo.serve.dispatching import Style
+        from marmo.serve.jobs import Jobs, Limits
+        from marmo.serve.logs import Bridge, Log
+        from marmo.serve.server import run
+
+        log = Log(None if self.quiet else sys.stderr)
+        logging.basicConfig(handlers=[Bridge(log)], level=logging.WARNING, force=True)
+        engine = self._engine(models)
+        limits = Limits(waiting=self.max_waiting, per_owner=self.max_waiting_per_user)
+        jobs = Jobs(folder, engine, limits, Style(invariant=self.invariant, preview_every=1))
+        context = Context(jobs=jobs, settings=settings, log=log)
+        print(f"Marmo {VERSION}: {address(self.host, listener.getsockname()[1])}  (Ctrl-C ends it)", flush=True)
+        await run(create_app(context), context, listener)
+        return 0
+
+    def _engine(self, models: Mapping[str, Path]) -> "Engine":
+        raise NotImplementedError
+
+    def _tokens(self) -> "Tokens":
+        from marmo.serve.tokens import Tokens, create_file
+
+        if self.token_file is None:
+            return Tokens()
+        if not self.token_file.exists():
+            token = create_file(self.token_file)
+            print(f"{self.token_file} is new; its one user, admin, has the token {token}", flush=True)
+        return Tokens.from_file(self.token_file)
+
+
+def name_models(paths: Sequence[Path]) -> dict[str, Path]:
+    """Id -> path: an id is the file's name as it may stand in a request; `ValueError` for a path that is not there."""
+    models: dict[str, Path] = {}
+    for path in paths:
+        place = path.expanduser().absolute()
+        if not place.exists():
+            raise ValueError(f"there is no model at {path}")
+        stem = place.name if place.is_dir() else place.stem
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "model"
+        id = next(name for name in (plain, *(f"{plain}-{n}" for n in count(2))) if name not in models)
+        models[id] = place
+    return models
+
+
+def data_folder() -> Path:
+    """marmo in $XDG_DATA_HOME, else in ~/.local/share."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "marmo"
+
+
+def address(host: str, port: int) -> str:
+    """What to type into a browser on this machine."""
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host.strip("[]") else host)
+    return f"http://{shown}:{port}/"
+
+
+def _check_host(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]", name):
+        raise ValueError(f"--allow-host {name!r} is no name of a host; give it without scheme, port and path")
+    return name.lower()
+
+
+def _check_origin(origin: str) -> str:
+    parts = urlsplit(origin)
+    if parts.scheme not in ("http", "https") or not parts.netloc or origin != f"{parts.scheme}://{parts.netloc}":
+        raise ValueError(
+            f"--allow-origin {origin!r} is no origin; one looks like https://marmo.example or http://a:8080"
+        )
+    return origin.lower()
