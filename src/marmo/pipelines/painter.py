@@ -3,7 +3,8 @@
 Shapes: B pictures, C latent channels, H W height and width of the latents.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple, TypeVar
 
@@ -42,6 +43,37 @@ class Question(NamedTuple):
     x: Tensor
     sigma: Tensor
     condition: Condition
+
+
+@dataclass(eq=False)
+class Ask:
+    """What a walk must know of the U-Net before it can go on.
+
+    Whoever drives the walk fills `x0s`, by `answer` or, with other walks' questions beside these, by `Painter.ask`.
+    """
+
+    painter: "Painter"
+    questions: Sequence[Question]
+    x0s: Sequence[Tensor] = ()
+    """One for every question, B C H W each."""
+
+    def answer(self) -> None:
+        self.x0s = self.painter.ask(self.questions)
+
+
+@dataclass(eq=False)
+class Decode:
+    """Scaled latents 1 C H W that a walk must see as pixels before it can end."""
+
+    painter: "Painter"
+    latents: Tensor
+    pixels: Tensor | None = None
+    """1 3 FH FW in [-1, 1]."""
+    widened: bool = False
+    """Whether half precision was too narrow for them."""
+
+    def answer(self) -> None:
+        self.pixels, self.widened = self.painter.decode(self.latents)
 
 
 class Painter:
@@ -113,11 +145,12 @@ class Painter:
                 moments = first_stage.encode(self.vae, pixels)
         return Moments(self.finite(moments.mean, "vae"), self.finite(moments.logvar, "vae"))
 
-    def answer(self, query: Query, guidance: Guidance[Condition]) -> Prediction:
+    def answer(self, query: Query, guidance: Guidance[Condition]) -> Generator[Ask, None, Prediction]:
         """What the network sees under a guidance."""
         rows = guidance.rows(query.index, float(query.sigma))
-        x0s = self.ask([Question(query.x, query.sigma, row) for row in rows])
-        prediction = guidance.combine(query, x0s)
+        ask = Ask(self, [Question(query.x, query.sigma, row) for row in rows])
+        yield ask
+        prediction = guidance.combine(query, ask.x0s)
         self.finite(prediction.x0, "unet")
         return prediction
 
