@@ -3,7 +3,7 @@
 Shapes: B pictures, C latent channels, H W height and width of the latents.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple, TypeVar
@@ -35,6 +35,12 @@ LATENTS_PER_CALL = 16 * 64 * 64
 """More rows than this many latents are asked in several calls, so that a large batch does not need a large memory."""
 
 T = TypeVar("T")
+Remember = Callable[[Hashable, Callable[[], Encoded]], Encoded]
+"""(what is read, how) -> the same as was read before, or read now; for those who keep texts between requests."""
+
+
+class NoNumbers(ValueError):
+    """A network's values are no numbers: its weights are damaged, or they are too large for its dtype."""
 
 
 class Question(NamedTuple):
@@ -93,6 +99,7 @@ class Painter:
             self.encoders = TextEncoders(towers, self.tokenizer.start, self.tokenizer.end)
             self.unet, self.vae = UNet(card.unet), VAE(card.vae)
         self.loaded = False
+        self.remember: Remember = _forget
 
     def load(self) -> None:
         """Read the weights, if they are not read yet."""
@@ -133,7 +140,8 @@ class Painter:
         ).guidance(self.parametrisation)
 
     def _encode(self, chunks: Sequence[Chunk], skip: int, emphasis: Emphasis) -> Encoded:
-        encoded = self.encoders.encode(chunks, skip, emphasis)
+        key = tuple(chunks), skip, emphasis
+        encoded = self.remember(key, lambda: self.encoders.encode(chunks, skip, emphasis))
         self.finite(encoded.states, *self._text_networks())
         return encoded
 
@@ -167,25 +175,29 @@ class Painter:
         return {card.slot: tower.network for card, tower in towers}
 
     def finite(self, values: Tensor, *networks: Slot) -> Tensor:
-        """The values themselves, which these networks made, or `ValueError` that says why they are not numbers."""
+        """The values themselves, which these networks made, or `NoNumbers`, which says why they are not numbers."""
         if bool(torch.isfinite(values).all()):
             return values
         for network in networks:
             for name, weight in self.networks[network].named_parameters():
                 if not bool(torch.isfinite(weight).all()):
-                    raise ValueError(
+                    raise NoNumbers(
                         f"{self.card.name} is damaged: {network} weight {name} holds values that are no numbers"
                     )
         if self.dtype == torch.float32:
-            raise ValueError(f"{self.card.name} is damaged: its {networks[0]} overflows even in float32")
+            raise NoNumbers(f"{self.card.name} is damaged: its {networks[0]} overflows even in float32")
         name = str(self.dtype).removeprefix("torch.")
-        raise ValueError(f"the {networks[0]} overflowed in {name}; load the model with dtype float32")
+        raise NoNumbers(f"the {networks[0]} overflowed in {name}; load the model with dtype float32")
 
 
 def resolved(value: T | None) -> T:
     """A field of a request after `resolve`, where this model's fields are never None."""
     assert value is not None, "the request is not resolved"
     return value
+
+
+def _forget(key: Hashable, read: Callable[[], Encoded]) -> Encoded:
+    return read()
 
 
 def _tower(card: TowerCard) -> Tower:
