@@ -50,6 +50,10 @@ class Question(NamedTuple):
     sigma: Tensor
     condition: Condition
 
+    def alone(self) -> "list[Question]":
+        """The same for every picture alone."""
+        return [self._replace(x=x) for x in torch.split(self.x, 1)]
+
 
 @dataclass(eq=False)
 class Ask:
@@ -66,6 +70,13 @@ class Ask:
     def answer(self) -> None:
         self.x0s = self.painter.ask(self.questions)
 
+    def answer_by_rows(self) -> None:
+        """The same with the least memory: every question for every picture in a call of its own."""
+        self.x0s = [
+            torch.cat([x0 for alone in question.alone() for x0 in self.painter.ask([alone])])
+            for question in self.questions
+        ]
+
 
 @dataclass(eq=False)
 class Decode:
@@ -80,6 +91,10 @@ class Decode:
 
     def answer(self) -> None:
         self.pixels, self.widened = self.painter.decode(self.latents)
+
+    def answer_in_tiles(self) -> None:
+        """The same with the least memory."""
+        self.pixels, self.widened = self.painter.decode(self.latents, small=True)
 
 
 class Painter:
@@ -162,13 +177,13 @@ class Painter:
         self.finite(prediction.x0, "unet")
         return prediction
 
-    def decode(self, latents: Tensor) -> tuple[Tensor, bool]:
-        """Scaled latents -> pixels, and whether half precision was too narrow for them."""
-        pixels = first_stage.decode(self.vae, latents)
+    def decode(self, latents: Tensor, small: bool = False) -> tuple[Tensor, bool]:
+        """Scaled latents -> pixels, in small tiles if need be, and whether half precision was too narrow for them."""
+        pixels = first_stage.decode(self.vae, latents, small)
         if self.dtype == torch.float32 or bool(torch.isfinite(pixels).all()):
             return self.finite(pixels, "vae"), False
         with first_stage.widened(self.vae):
-            return self.finite(first_stage.decode(self.vae, latents), "vae"), True
+            return self.finite(first_stage.decode(self.vae, latents, small), "vae"), True
 
     def _text_networks(self) -> dict[Slot, nn.Module]:
         towers = zip(self.card.towers, self.encoders.towers, strict=True)
@@ -188,6 +203,18 @@ class Painter:
             raise NoNumbers(f"{self.card.name} is damaged: its {networks[0]} overflows even in float32")
         name = str(self.dtype).removeprefix("torch.")
         raise NoNumbers(f"the {networks[0]} overflowed in {name}; load the model with dtype float32")
+
+
+def answer_together(asks: Sequence[Ask]) -> None:
+    """Answer what several walks ask of one painter, for latents of one size, in as few calls as that takes."""
+    painter = asks[0].painter
+    assert all(ask.painter is painter for ask in asks), "one network answers"
+    questions = [question for ask in asks for question in ask.questions]
+    order = sorted(range(len(questions)), key=lambda index: questions[index].condition.length)
+    answers = dict(zip(order, painter.ask([questions[index] for index in order]), strict=True))
+    x0s = iter(answers[index] for index in range(len(questions)))
+    for ask in asks:
+        ask.x0s = [next(x0s) for _ in ask.questions]
 
 
 def resolved(value: T | None) -> T:

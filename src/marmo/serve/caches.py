@@ -4,7 +4,7 @@ Knows neither models nor texts, and no torch; whoever puts a thing in says how l
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable
 from typing import Generic, NamedTuple, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -54,9 +54,12 @@ class Cache(Generic[Key, Value]):
         entry = self._entries.pop(key, None)
         self._size -= 0 if entry is None else entry.size
 
-    def shrink(self, size: int, keep: Sequence[Key] = ()) -> None:
-        """Let go until at most so many bytes are left, but for the keys to keep."""
-        for key in [key for key in self._entries if key not in keep]:
-            if self._size <= size:
-                return
+    def shrink(self, size: int) -> None:
+        """Let go until at most so many bytes are left."""
+        while self._size > size:
+            self.drop(next(iter(self._entries)))
+
+    def keep(self, wanted: Callable[[Value], bool]) -> None:
+        """Let go of all others."""
+        for key in [key for key, entry in self._entries.items() if not wanted(entry.value)]:
             self.drop(key)

@@ -8,7 +8,7 @@ fields, such as pictures, are attachments, and stand in the text as `{"attachmen
 import json
 import struct
 from collections.abc import Mapping
-from typing import BinaryIO, cast
+from typing import IO, cast
 
 from pydantic import TypeAdapter
 
@@ -45,7 +45,7 @@ class Vocabulary:
         lengths = struct.pack(f">{len(attachments)}Q", *map(len, attachments))
         return b"".join([head, lengths, text, *attachments])
 
-    def read(self, stream: BinaryIO) -> object:
+    def read(self, stream: IO[bytes]) -> object:
         """The next message; raises `EOFError` at the end of the stream, also amid a frame, and `ValueError` for a
         frame that cannot be one of ours."""
         length, count = HEAD.unpack(_exactly(stream, HEAD.size))
@@ -73,7 +73,7 @@ class Vocabulary:
                 raise ValueError("a frame holds no message that is known here")
 
 
-def _exactly(stream: BinaryIO, size: int) -> bytes:
+def _exactly(stream: IO[bytes], size: int) -> bytes:
     """Raises `EOFError` where the stream has less."""
     parts: list[bytes] = []
     while size:

@@ -195,7 +195,9 @@ class QueueFull(Refusal):
 
     def __init__(self, limit: int, waiting: int, retry_after: float, whose: Literal["server", "owner"]) -> None:
         subject = "the queue holds" if whose == "server" else "you have"
-        super().__init__(f"{subject} {waiting} waiting jobs, and {limit} is the limit; try again in {retry_after:.0f} s")
+        super().__init__(
+            f"{subject} {waiting} waiting jobs, and {limit} is the limit; try again in {retry_after:.0f} s"
+        )
         self.limit, self.waiting, self.whose = limit, waiting, whose
         self.retry_after = retry_after
         """Seconds, 1 to 120."""

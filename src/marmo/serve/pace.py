@@ -48,10 +48,13 @@ class Patience:
     """For what was never measured, such as the first reading of a large model from a slow disk."""
 
 
+USUAL = Patience()
+
+
 class Pace:
     """What was measured; may be asked from any thread."""
 
-    def __init__(self, patience: Patience = Patience()) -> None:
+    def __init__(self, patience: Patience = USUAL) -> None:
         self._patience = patience
         self._costs = defaultdict[tuple[str, str], dict[int, deque[float]]](dict)  # seconds per row, by level
         self._tight: dict[str, int] = {}
