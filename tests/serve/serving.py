@@ -18,6 +18,7 @@ from tests.serve.asgi import Answer, ask
 from tests.serve.toy_engine import ToyEngine
 
 SMALL = Limits(reserve=1 << 16)
+PLAIN = Settings()
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Served:
 @asynccontextmanager
 async def served(
     folder: Path,
-    settings: Settings = Settings(),
+    settings: Settings = PLAIN,
     engine: ToyEngine | None = None,
     limits: Limits = SMALL,
     dialects: Sequence[Dialect] = (),

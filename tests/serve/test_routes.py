@@ -14,7 +14,7 @@ from marmo.serve.jobs import Limits
 from marmo.serve.settings import Settings
 from marmo.serve.tokens import COOKIE, Tokens, User
 from tests.serve.asgi import ask
-from tests.serve.serving import Served, served
+from tests.serve.serving import PLAIN, Served, served
 from tests.serve.toy_engine import ToyEngine
 
 A, B, R = "ana-secret-0123456789", "ben-secret-0123456789", "root-secret-0123456789"
@@ -24,9 +24,7 @@ PEOPLE = Settings(
 ANA, BEN, ROOT = (("Authorization", f"Bearer {token}") for token in (A, B, R))
 
 
-def on(
-    folder: Path, test: Callable[[Served], Awaitable[None]], settings: Settings = Settings(), **more: object
-) -> None:
+def on(folder: Path, test: Callable[[Served], Awaitable[None]], settings: Settings = PLAIN, **more: object) -> None:
     async def main() -> None:
         async with served(folder, settings, **more) as server:
             await test(server)

@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from socket import socket
 from typing import TYPE_CHECKING, Annotated
@@ -114,7 +114,16 @@ class Serve:
         return 0
 
     def _engine(self, models: Mapping[str, Path]) -> "Engine":
-        raise NotImplementedError
+        from marmo.serve.engine import LocalEngine
+        from marmo.serve.messages import Setup
+
+        setup = Setup(
+            models=tuple((id, str(path)) for id, path in models.items()),
+            device=self.device,
+            dtype=self.dtype,
+            preview=None if self.preview is None else str(self.preview),
+        )
+        return LocalEngine(setup)
 
     def _tokens(self) -> "Tokens":
         from marmo.serve.tokens import Tokens, create_file
@@ -136,8 +145,8 @@ def name_models(paths: Sequence[Path]) -> dict[str, Path]:
             raise ValueError(f"there is no model at {path}")
         stem = place.name if place.is_dir() else place.stem
         plain = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "model"
-        id = next(name for name in (plain, *(f"{plain}-{n}" for n in count(2))) if name not in models)
-        models[id] = place
+        names = chain([plain], (f"{plain}-{number}" for number in count(2)))
+        models[next(name for name in names if name not in models)] = place
     return models
 
 
