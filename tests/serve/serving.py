@@ -19,6 +19,8 @@ from tests.serve.toy_engine import ToyEngine
 
 SMALL = Limits(reserve=1 << 16)
 PLAIN = Settings()
+DIALECTS: tuple[Dialect, ...] = ()
+"""All that `marmo serve` speaks."""
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,6 @@ def test_it_waits_for_nobodys_headers_or_body(tmp_path: Path) -> None:
         assert server.ask("GET", "/healthz") == (200, b"ok\n")
 
 
-@pytest.mark.long
 HEAD = b"Host: 127.0.0.1\r\n"
 POST = b"POST /api/v1/jobs HTTP/1.1\r\n" + HEAD
 HARDLY = {
