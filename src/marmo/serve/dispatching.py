@@ -223,6 +223,8 @@ class Dispatcher:
             return self._receive(Failed(id, attempt, "internal", "a picture of the request cannot be read any more"))
         if hand.is_cancelled or self.is_draining:
             return self._receive(Stopped(id, attempt, hand.is_cancelled))
+        if hand.request.model is None:
+            return self._receive(Failed(id, attempt, "request", "another version of Marmo wrote it; submit it again"))
         if hand.row.model not in {model.id for model in self.models}:
             return self._receive(Failed(id, attempt, "model", f"the model {hand.row.model!r} is no longer here"))
         self._warm = hand.row.model

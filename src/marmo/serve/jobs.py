@@ -12,6 +12,7 @@ Everything here runs in one event loop; nothing in it blocks that loop on a disk
 import asyncio
 import hashlib
 import secrets
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -58,8 +59,6 @@ T = TypeVar("T")
 
 MARGIN = 4 << 20
 """Bytes that a submission leaves free beside what it needs itself."""
-MAX_RETRY_AFTER = 120.0
-"""Seconds; the `openai` client gives up when it is told more."""
 TICK = 1.0
 """Seconds between two looks at the disk and at the queue's order."""
 
@@ -93,7 +92,7 @@ class Jobs:
         self._hub = Hub()
         self._line = Dispatcher(engine, self._storage, self._hub, clock, style)
         self._prospect = Prospect(self._line, clock)
-        self._arriving = 0
+        self._arriving = Counter[str]()
         self._refused = 0
 
     @asynccontextmanager
@@ -149,7 +148,7 @@ class Jobs:
             id=secrets.token_hex(16), owner=owner, key=key, digest=digest, priority=priority, request=bare,
             inputs={}, work=work_of(bare), created=self._clock.wall(),
         )  # fmt: skip
-        self._arriving += 1
+        self._arriving[owner] += 1
         return await asyncio.shield(asyncio.ensure_future(self._enter(new, pictures)))
 
     async def get(self, job: str, owner: str | None = None) -> Job:
@@ -305,7 +304,8 @@ class Jobs:
         except (JournalError, OSError) as error:
             raise self._excuse(error) from error
         finally:
-            self._arriving -= 1
+            self._arriving.subtract([new.owner])
+            self._arriving += Counter()  # forget who is at zero
         if isinstance(added, str):  # somebody was faster with the same key
             return await self.get(added)
         self._line.counts["submitted"] += 1
@@ -348,15 +348,14 @@ class Jobs:
         """Raises `Draining`, `QueueFull`, `DiskFull`, `Unready`."""
         if self._line.is_draining:
             raise Draining
-        schedule, limits = self._line.schedule, self._limits
-        for whose, waiting, limit in (
-            ("server", len(schedule) + self._arriving, limits.waiting),
-            ("owner", schedule.waiting(owner), limits.per_owner),
-        ):
-            if waiting >= limit:
-                self._refused += 1
-                raise QueueFull(limit, waiting, self._prospect.next_end(), whose)
+        self._check_line("server", len(self._line.schedule) + self._arriving.total(), self._limits.waiting)
+        self._check_line("owner", self._line.schedule.waiting(owner) + self._arriving[owner], self._limits.per_owner)
         self._check_disk(input_bytes + picture_bytes(request))
+
+    def _check_line(self, whose: Literal["server", "owner"], waiting: int, limit: int) -> None:
+        if waiting >= limit:
+            self._refused += 1
+            raise QueueFull(limit, waiting, self._prospect.next_end(), whose)
 
     def _check_disk(self, needed: int) -> None:
         try:

@@ -27,9 +27,6 @@ PAUSE = 0.02
 MAX_BATCH = 500
 READERS = 2
 
-OWN_FAULT = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
-"""Errors of SQLite that come from what a write says, and would come again."""
-
 
 class JournalError(Exception):
     """The journal could not be read or written, several times over."""
@@ -66,7 +63,7 @@ class _Write(Generic[T]):
         try:
             value = self._function(database)
         except Exception as error:
-            if isinstance(error, sqlite3.Error) and not isinstance(error, OWN_FAULT):
+            if isinstance(error, sqlite3.Error) and not _is_own_fault(error):
                 raise
             database.execute("ROLLBACK TO one")
             self._answer = partial(self.future.set_exception, error)
@@ -202,12 +199,18 @@ class Journal:
         for attempt in range(ATTEMPTS):
             try:
                 return function()
-            except OWN_FAULT:
-                raise
             except sqlite3.Error as error:
+                if _is_own_fault(error):
+                    raise
                 if attempt == ATTEMPTS - 1:
                     raise JournalError(error) from error
                 if is_full(error):
                     self._on_full()
                 time.sleep(PAUSE * 2**attempt)
         raise AssertionError("the last attempt returns or raises")
+
+
+def _is_own_fault(error: sqlite3.Error) -> bool:
+    """Whether it comes from what was said to SQLite, and would come again."""
+    kinds = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
+    return isinstance(error, kinds) or getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR

@@ -29,6 +29,7 @@ class Prospect:
     def __init__(self, line: Dispatcher, clock: Clock) -> None:
         self._line, self._clock = line, clock
         self._places: dict[str, _Place] = {}
+        self._end = 0.0
         self._until = float("-inf")
 
     def show(self, job: Job) -> Job:
@@ -66,7 +67,11 @@ class Prospect:
     def _place(self, job: str) -> _Place:
         """A job that has come since the last look is behind all others."""
         self._look()
-        return self._places.get(job) or _Place(len(self._line.schedule) - 1, None)
+        if job in self._places:
+            return self._places[job]
+        row = self._line.rows[job]
+        own = self._line.forecast.seconds(row.model, row.work)
+        return _Place(len(self._line.schedule) - 1, None if own is None else self._end + own)
 
     def _look(self) -> None:
         began = self._clock.monotonic()
@@ -76,11 +81,11 @@ class Prospect:
         entries = list(line.schedule.order(began))
         running = max((hand.seconds_left or 0.0 for hand in line.in_hand.values()), default=0.0)
         times = [line.forecast.seconds(entry.model, line.rows[entry.job].work) for entry in entries]
-        ends = accumulate((seconds or 0.0 for seconds in times), initial=running)
-        next(ends)
+        ends = list(accumulate((seconds or 0.0 for seconds in times), initial=running))
         self._places = {
             entry.job: _Place(place, None if seconds is None else end)
-            for place, (entry, seconds, end) in enumerate(zip(entries, times, ends, strict=True))
+            for place, (entry, seconds, end) in enumerate(zip(entries, times, ends[1:], strict=True))
         }
+        self._end = ends[-1]
         ended = self._clock.monotonic()
         self._until = ended + max(FRESH, (ended - began) / SHARE)

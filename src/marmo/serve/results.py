@@ -21,7 +21,6 @@ from marmo.serve.disk import Disk
 from marmo.serve.job import Unknown
 
 THUMBNAIL_SIDE = 320  # pixels
-FOLDERS = [f"{number:02x}" for number in range(256)]
 
 
 class Results:
@@ -34,14 +33,13 @@ class Results:
         self._lock = threading.Lock()
 
     def open(self) -> None:
-        """Make the folders, once."""
+        """Make the folder of folders."""
         self._disk.make_folder(self._files)
-        missing = set(FOLDERS) - set(self._disk.names(self._files))
-        for name in sorted(missing):
-            self._disk.make_folder(self._files / name)
-        if missing:
-            self._disk.sync(self._files)
-            self._disk.sync(self._files.parent)
+        self._disk.sync(self._files.parent)
+
+    def folders(self) -> list[str]:
+        """Names of the folders that files are in."""
+        return sorted(self._disk.names(self._files))
 
     @contextmanager
     def holding(self, data: Sequence[bytes]) -> Generator[list[str]]:
@@ -88,7 +86,7 @@ class Results:
                     self._disk.remove(self._thumbnails / sha256[:2] / f"{sha256}.webp")
 
     def sweep(self, folder: str, unused: Callable[[list[str]], list[str]]) -> None:
-        """Remove what no row names, and what a killed server had begun to write, from one of `FOLDERS`."""
+        """Remove what no row names, and what a killed server had begun to write, from one of `folders`."""
         names = self._disk.names(self._files / folder)
         for name in names:
             if name.startswith(".") and not name.startswith(f".{self._boot}"):
@@ -97,6 +95,9 @@ class Results:
 
     def _put(self, sha256: str, data: bytes) -> None:
         path = self._path(sha256)
+        if not self._disk.exists(path.parent):
+            self._disk.make_folder(path.parent)
+            self._disk.sync(self._files)
         if not self._disk.exists(path):
             self._write(path, data)
         else:  # another's rename may be seen before it is on the disk

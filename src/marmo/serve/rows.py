@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
+from pydantic import ValidationError
+
 from marmo.request import ImageRequest
 from marmo.serve.disk import Database, Row, Value
 from marmo.serve.job import ENDED, EventKind, Job, JobEvent, JobQuery, KeyConflict, Page, State, Unknown
@@ -18,6 +20,9 @@ PLACES = 20
 COLUMNS = (
     "number, id, owner, state, request, priority, attempt, crashes, created, started, finished, code, message, notes"
 )
+
+UNREADABLE = ImageRequest(num_images=1)
+"""Without a model and a seed, which every request in the journal has."""
 
 
 class Stale(Exception):
@@ -169,7 +174,7 @@ def requests(database: Database, ids: Sequence[str]) -> list[tuple[ImageRequest,
     """The bare requests and the hashes of their pictures."""
     sql = f"SELECT id, number, request FROM jobs WHERE id IN ({', '.join('?' * len(ids))})"
     rows = cast(list[tuple[str, int, str]], database.execute(sql, ids))
-    found = {id: (ImageRequest.model_validate_json(text), _inputs(database, number)) for id, number, text in rows}
+    found = {id: (_request(text), _inputs(database, number)) for id, number, text in rows}
     return [found[id] for id in ids]
 
 
@@ -277,6 +282,16 @@ def _events(database: Database, number: int, job: str, first: int) -> list[JobEv
     ]  # fmt: skip
 
 
+def _request(text: str) -> ImageRequest:
+    """A stored request.  Of one that another version of Marmo wrote and this one cannot read, what it asked for in
+    words: enough to be listed; its settings would not be what was asked for, so it must not be painted."""
+    try:
+        return ImageRequest.model_validate_json(text)
+    except ValidationError:
+        prompt = cast(object, json.loads(text).get("prompt"))
+        return UNREADABLE.model_copy(update={"prompt": str(prompt)})
+
+
 def _inputs(database: Database, number: int) -> dict[str, str]:
     rows = database.execute("SELECT place, sha256 FROM inputs WHERE job = ? ORDER BY place", (number,))
     return {str(place): str(sha256) for place, sha256 in rows}
@@ -293,7 +308,7 @@ def _job(database: Database, row: Row) -> Job:
     )
     images = database.execute("SELECT id FROM images WHERE job = ? ORDER BY place", (number,))
     return Job(
-        id=id, owner=owner, state=state, request=ImageRequest.model_validate_json(request),
+        id=id, owner=owner, state=state, request=_request(request),
         inputs=_inputs(database, number), priority=priority, attempt=attempt, crashes=crashes, created=created,
         started=started, finished=finished, code=code, message=message, notes=tuple(json.loads(notes)),
         images=tuple(str(image) for (image,) in images),

@@ -20,7 +20,7 @@ from marmo.serve import gallery
 from marmo.serve.disk import Database, Disk, is_full
 from marmo.serve.journal import Journal, JournalError
 from marmo.serve.reserve import Reserve
-from marmo.serve.results import FOLDERS, Results
+from marmo.serve.results import Results
 
 T = TypeVar("T")
 
@@ -103,7 +103,7 @@ class Storage:
 
     async def sweep(self) -> None:
         """Remove the files that no row names."""
-        for folder in FOLDERS:
+        for folder in await self.in_thread(self.results.folders):
             await self.write(lambda database, folder=folder: self._sweep(database, folder))
 
     async def purge(self, now: float) -> None:
