@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from marmo.diffusion.samplers import Answer, Prediction, Query
+from marmo.diffusion.samplers import Prediction, Query
 from marmo.pipelines.canvas import HALF
 
 
@@ -36,10 +36,15 @@ class Kept:
     alone: float = float("inf")
     """From this noise level on nothing but noise is shown"""
 
-    def answer(self, query: Query, ask: Answer) -> Prediction:
-        """The networks' answer, its kept part the picture's own."""
-        free = self.free(query.index)
-        found = ask(replace(query, x=self._shown(query, free)))
+    def shown(self, query: Query) -> Query:
+        """What the networks are asked: the kept part as they know it from training."""
+        if self.noise is None or float(query.sigma) >= self.alone:
+            return query
+        return replace(query, x=torch.where(self.free(query.index), query.x, self.known + self.noise * query.sigma))
+
+    def restored(self, index: int, found: Prediction) -> Prediction:
+        """The networks' answer in a step, its kept part the picture's own."""
+        free = self.free(index)
         parts = (None if part is None else torch.where(free, part, self.known) for part in found[:3])
         return Prediction(*parts, found.log_variance)
 
@@ -47,8 +52,3 @@ class Kept:
         """What is painted in a step.  1 1 H W, bool."""
         least = 1 - index / self.total if self.soft else HALF
         return self.share >= least - 1e-6
-
-    def _shown(self, query: Query, free: Tensor) -> Tensor:
-        if self.noise is None or float(query.sigma) >= self.alone:
-            return query.x
-        return torch.where(free, query.x, self.known + self.noise * query.sigma)

@@ -18,7 +18,7 @@ from marmo.pipelines.card import LatentCard
 from marmo.pipelines.events import Event, Result, Stage, Step
 from marmo.pipelines.experts import Expert, check_model, check_refiner, check_told, chosen, hand_over, refining
 from marmo.pipelines.inpaint import Kept
-from marmo.pipelines.painter import Painter, resolved
+from marmo.pipelines.painter import Ask, Decode, Painter, resolved
 from marmo.pipelines.pixels import to_pictures
 from marmo.pipelines.preview import linear_preview, tiny_preview
 from marmo.pipelines.provenance import records, weight_hashes
@@ -71,6 +71,17 @@ class LatentDiffusion(Painter):
 
         Raises `ValueError` for a request that this model cannot paint, and for weights that give no numbers.
         """
+        for event in self.walk(request):
+            if isinstance(event, Ask | Decode):
+                event.answer()
+            else:
+                yield event
+
+    def walk(self, request: ImageRequest) -> Iterator[Event | Ask | Decode]:
+        """The way of a request to its pictures, driven from outside: what is asked must be answered before the next.
+
+        `stream` answers at once; a server answers many walks together.  The events, and what is raised, are `stream`'s.
+        """
         request = self.resolve(request)
         sigmas = self.sigmas(request)
         source = _source(request)
@@ -90,12 +101,14 @@ class LatentDiffusion(Painter):
             request.eta,
             self.table,
         )
-        latents = yield from self._walk(sampling, experts, begun.kept, len(sigmas) - 1)
+        latents = yield from self._sampled(sampling, experts, begun.kept, len(sigmas) - 1)
         yield Stage("decoding")
         cards = [expert.painter.card for expert in experts]
-        decoded = [self.decode(row) for row in torch.split(latents, 1)]
-        pictures = tuple(opening.finish(picture) for pixels, _ in decoded for picture in to_pictures(pixels))
-        notes += (first_stage.WIDENED,) * any(widened for _, widened in decoded)
+        decoded = [Decode(self, row) for row in torch.split(latents, 1)]
+        yield from decoded
+        painted = [picture for one in decoded for picture in to_pictures(resolved(one.pixels))]
+        pictures = tuple(opening.finish(picture) for picture in painted)
+        notes += (first_stage.WIDENED,) * any(one.widened for one in decoded)
         yield Result(pictures, records(request, cards, sigmas, self.device, self.dtype), notes)
 
     def resolve(self, request: ImageRequest) -> ImageRequest:
@@ -150,21 +163,21 @@ class LatentDiffusion(Painter):
         path = source.path(x.shape[1:], self._schedule(request))
         return lambda s, t: path(s, t).to(x.device)
 
-    def _walk(
+    def _sampled(
         self, sampling: samplers.Sampling, experts: Sequence[Expert], kept: Kept | None, total: int
-    ) -> Generator[Step, None, Tensor]:
+    ) -> Generator[Ask | Step, None, Tensor]:
         """Drive the sampler, showing every answer."""
 
-        def ask(query: samplers.Query) -> samplers.Prediction:
-            return chosen(experts, query.sigma).answer(query)
-
-        driven = samplers.drive(sampling, ask if kept is None else lambda query: kept.answer(query, ask))
-        while True:
-            try:
-                query, prediction = next(driven)
-            except StopIteration as end:
-                return end.value
+        def answer(query: samplers.Query) -> Generator[Ask | Step, None, samplers.Prediction]:
+            expert = chosen(experts, query.sigma)
+            if kept is None:
+                prediction = yield from expert.answer(query)
+            else:
+                prediction = kept.restored(query.index, (yield from expert.answer(kept.shown(query))))
             yield Step(query.index, total, float(query.sigma), prediction.x0, self.preview)
+            return prediction
+
+        return samplers.walk(sampling, answer)
 
 
 def _source(request: ImageRequest) -> sources.NoiseSource:

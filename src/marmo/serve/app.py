@@ -21,6 +21,7 @@ from marmo.serve.job import Refusal
 from marmo.serve.problems import Envelopes, Problem
 from marmo.serve.refusals import problem_of
 from marmo.serve.routes import events, health, images, jobs, models, session
+from marmo.serve.tokens import User
 from marmo.version import VERSION
 
 ROUTERS = (jobs.router, events.router, images.router, models.router, session.router, health.router)
@@ -36,7 +37,14 @@ def create_app(context: Context, dialects: Sequence[Dialect] = ()) -> App:
 
 def create_api(context: Context, dialects: Sequence[Dialect], envelopes: Envelopes) -> FastAPI:
     """The routes alone; their description is at /openapi.json."""
-    api = FastAPI(title="Marmo", version=VERSION, docs_url=None, redoc_url=None, redirect_slashes=False)
+    api = FastAPI(
+        title="Marmo",
+        version=VERSION,
+        docs_url=None,  # its page would fetch scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # it quotes requests
+    )
     api.state.context = context
     for router in (*ROUTERS, *(dialect.router for dialect in dialects)):
         api.include_router(router)
@@ -46,7 +54,7 @@ def create_api(context: Context, dialects: Sequence[Dialect], envelopes: Envelop
         body = envelopes.body(request.url.path, problem)
         return Response(body, problem.status, dict(problem.headers), "application/json")
 
-    for kind in (Problem, Refusal, RequestValidationError, HTTPException):
+    for kind in (Problem, Refusal, RequestValidationError, HTTPException, Exception):
         api.add_exception_handler(kind, refuse)
     return api
 
@@ -60,9 +68,10 @@ def as_problem(error: Exception) -> Problem:
             return problem_of(error)
         case RequestValidationError():
             return Problem(422, "bad_request", _explain(error))
-        case _:
-            assert isinstance(error, HTTPException)
+        case HTTPException():
             return _of_framework(error)
+        case _:  # nobody expected it; `watched` writes down where
+            return Problem(500, "internal", "something went wrong in the server; its log says where")
 
 
 def watched(app: App, context: Context, envelopes: Envelopes) -> App:
@@ -71,30 +80,34 @@ def watched(app: App, context: Context, envelopes: Envelopes) -> App:
     async def layer(scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await app(scope, receive, send)
-        started, status = time.perf_counter(), 0
+        started, status, is_whole = time.perf_counter(), 0, False
 
         async def noted(message: MutableMapping[str, Any]) -> None:
-            nonlocal status
+            nonlocal status, is_whole
             if message["type"] == "http.response.start":
                 status = int(message["status"])
-                seconds = time.perf_counter() - started
-                context.metrics.count(_method(scope), _route(scope), status, seconds)
+                context.metrics.count(_method(scope), _route(scope), status, time.perf_counter() - started)
+            elif not message.get("more_body", False):
+                is_whole = True
             await send(message)
 
         try:
             await app(scope, receive, noted)
         except Exception as error:
             context.log.failure(error, route=_route(scope))
-            if status:
-                raise  # too late for another answer; the connection closes
-            problem = Problem(500, "internal", "something went wrong in the server; its log says where")
-            await answer(noted, problem, envelopes.body(str(scope["path"]), problem), closes=True)
+            if not status:
+                problem = as_problem(error)
+                await answer(noted, problem, envelopes.body(str(scope["path"]), problem), closes=True)
+            elif not is_whole:
+                raise  # the connection closes, so that the caller knows
         finally:
-            seconds = round(time.perf_counter() - started, 4)
-            user = scope.get("state", {}).get("user")
-            name = user.name if user else None
             context.log.write(
-                "request", method=_method(scope), route=_route(scope), status=status, seconds=seconds, user=name
+                "request",
+                method=_method(scope),
+                route=_route(scope),
+                status=status,
+                seconds=round(time.perf_counter() - started, 4),
+                user=_name(scope),
             )
 
     return layer
@@ -103,6 +116,11 @@ def watched(app: App, context: Context, envelopes: Envelopes) -> App:
 def _route(scope: AsgiScope) -> str:
     """The pattern, such as /api/v1/jobs/{job}; addresses could hold anything."""
     return str(getattr(scope.get("route"), "path", "none"))
+
+
+def _name(scope: AsgiScope) -> str | None:
+    user = scope.get("state", {}).get("user")
+    return user.name if isinstance(user, User) else None
 
 
 def _method(scope: AsgiScope) -> str:

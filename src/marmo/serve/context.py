@@ -117,7 +117,7 @@ async def finished(here: Context, http: Request, job: Job) -> Job:
     others = [asyncio.ensure_future(_gone(http)), asyncio.ensure_future(here.closing.wait())]
     try:
         await asyncio.wait([ends, *others], return_when=asyncio.FIRST_COMPLETED)
-        if not ends.done():
+        if not ends.done() or not ends.result().ended:
             here.send(here.jobs.cancel(job.id))
             raise draining()
         return succeeded(ends.result())
@@ -134,7 +134,7 @@ async def followed(here: Context, job: Job) -> AsyncGenerator[JobEvent]:
     ended = False
     try:
         async for event in here.jobs.follow(job.id):
-            ended = event.kind in ("succeeded", "failed", "cancelled", "quarantined")
+            ended = event.ends
             yield event
     finally:
         if not ended:

@@ -1,9 +1,8 @@
 """What one request may ask for over HTTP, beyond what is true of every request."""
 
-from collections.abc import Iterator
-
 from marmo.request import Defaults, ImageRequest
 from marmo.serve.headers import read_header
+from marmo.serve.inputs import detach
 from marmo.serve.problems import Problem
 from marmo.serve.settings import Limits
 
@@ -13,22 +12,19 @@ def check_request(request: ImageRequest, limits: Limits) -> None:
     for name, text in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt)):
         _within(name, len(text or ""), limits.prompt_chars, "characters")
     _within("steps", request.steps or 0, limits.steps)
-    for name, data in pictures_of(request):
+    for name, data in detach(request)[1].items():
         check_picture(name, data, limits)
 
 
 def check_size(request: ImageRequest, defaults: Defaults, limits: Limits) -> None:
-    """`Problem` 422 for more pixels than allowed, with the model's own size where none is said."""
-    pixels = (request.width or defaults.width) * (request.height or defaults.height)
+    """`Problem` 422 for more pixels than allowed, of a request that `check_request` has passed.
+
+    A side that is not said is that of the picture to start from, else the model's own.
+    """
+    start = read_header(request.init_image) if request.init_image is not None else defaults
+    pixels = (request.width or start.width) * (request.height or start.height)
     _within("width x height", pixels, limits.paint_pixels, "pixels")
     _within("num_images x width x height", request.num_images * pixels, limits.request_pixels, "pixels")
-
-
-def pictures_of(request: ImageRequest) -> Iterator[tuple[str, bytes]]:
-    """The pictures inside a request, by field."""
-    for name, value in request:
-        if isinstance(value, bytes):
-            yield name, value
 
 
 def check_picture(name: str, data: bytes, limits: Limits) -> None:

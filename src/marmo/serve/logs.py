@@ -5,6 +5,7 @@ text of an exception that could quote them.  So there is nothing to redact.
 """
 
 import json
+import logging
 import sys
 import time
 from dataclasses import dataclass
@@ -49,3 +50,21 @@ def _where(traceback: TracebackType | None) -> str:
         places.append(f"{PurePath(code.co_filename).name}:{traceback.tb_lineno} {code.co_name}")
         traceback = traceback.tb_next
     return " < ".join(reversed(places[-6:]))
+
+
+class Bridge(logging.Handler):
+    """What libraries log through Python's `logging`, reduced to who, where and which exception: never their words."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__()
+        self.log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        place = f"{record.name}:{record.lineno}"
+        self.log.write(
+            "library",
+            code=record.levelname.lower(),
+            where=place if error is None else f"{place} < {_where(error.__traceback__)}",
+            error=None if error is None else type(error).__name__,
+        )

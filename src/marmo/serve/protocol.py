@@ -20,6 +20,11 @@ def protocol(seconds: float) -> type[H11Protocol]:
             super().data_received(data)
             self._watch()
 
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self.conn.trailing_data[0]:  # the beginning of the next request, which came along with the last
+                self._watch()
+
         def connection_lost(self, exc: Exception | None) -> None:
             self._relax()
             super().connection_lost(exc)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from marmo.serve.tokens import Tokens
 
-MEGABYTE = 1_000_000
+MEGABYTE = MEGAPIXEL = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
