@@ -360,6 +360,8 @@ class ImageRequest(Schema):
         said = [name for name, value in self.inpaint if value != getattr(usual, name)]
         if said and not self.is_partial:
             raise ValueError(f"inpaint.{said[0]} needs a mask, or pixels to outpaint")
+        if self.is_partial and self.strength is None and self.inpaint.fill in ("noise", "blank"):
+            raise ValueError(f"inpaint.fill {self.inpaint.fill} needs a strength; without one all begins in noise")
         if self.inpaint.invert and self.mask is None:
             raise ValueError("inpaint.invert needs a mask")
         if self.inpaint.padding != usual.padding and self.inpaint.area != "masked":

@@ -101,5 +101,12 @@ def check_refiner(base: LatentCard, refiner: LatentCard) -> None:
 
 def refining(request: ImageRequest, refiner: LatentCard) -> ImageRequest:
     """What the refiner is asked for: the same picture in its own terms."""
-    own = {"image_guidance_scale": None, "model": None, "clip_skip": None, "prediction": None, "zero_snr": None, "empty_negative": None}
+    own = {
+        "image_guidance_scale": None,
+        "model": None,
+        "clip_skip": None,
+        "prediction": None,
+        "zero_snr": None,
+        "empty_negative": None,
+    }
     return request.model_copy(update=own).resolve(refiner.defaults)
