@@ -160,17 +160,13 @@ def test_shares_of_strength_are_kept_until_their_time():
 
 def test_the_kept_part_of_every_answer_is_the_pictures():
     known, share = torch.full((2, 4, 1, 2), 3.0), torch.tensor([0.0, 1.0]).view(1, 1, 1, 2)
-    seen: list[Tensor] = []
-
-    def ask(query: Query) -> Prediction:
-        seen.append(query.x)
-        return Prediction(torch.zeros_like(query.x), torch.ones_like(query.x))
-
     noise = torch.randn(2, 4, 1, 2)
     query = Query(torch.full((2, 4, 1, 2), 9.0), torch.tensor(2.0), 0)
     for shown, wanted in ((noise, known + 2 * noise), (None, query.x)):
-        answer = Kept(known, share, False, 1, shown).answer(query, ask)
-        assert torch.equal(seen[-1][..., :1], wanted[..., :1]) and torch.equal(seen[-1][..., 1:], query.x[..., 1:])
+        kept = Kept(known, share, False, 1, shown)
+        asked = kept.shown(query)
+        assert torch.equal(asked.x[..., :1], wanted[..., :1]) and torch.equal(asked.x[..., 1:], query.x[..., 1:])
+        answer = kept.restored(0, Prediction(torch.zeros_like(asked.x), torch.ones_like(asked.x)))
         for part, inside in ((answer.x0, 0.0), (answer.cond, 1.0)):
             assert part is not None
             assert (part[..., 0] == 3).all() and (part[..., 1] == inside).all()

@@ -20,7 +20,8 @@ from marmo.serve.logs import Log
 from marmo.serve.server import Server, listen
 from marmo.serve.settings import Settings
 
-ENDED = frozenset[State]({"succeeded", "failed", "cancelled", "quarantined"})
+PATIENCE = 120
+"""Seconds in which even a busy machine starts a worker."""
 
 
 class Quiet(Server):
@@ -73,7 +74,7 @@ class Served:
 
 @contextlib.contextmanager
 def serving(folder: Path, engine: Engine, settings: Settings | None = None) -> Generator[Served]:
-    log, started, holder = io.StringIO(), threading.Event(), []
+    log, started, given_up, holder = io.StringIO(), threading.Event(), threading.Event(), []
 
     async def main() -> None:
         listener = listen("127.0.0.1", 0)
@@ -90,12 +91,13 @@ def serving(folder: Path, engine: Engine, settings: Settings | None = None) -> G
     thread = threading.Thread(target=lambda: asyncio.run(main()), name="server")
     thread.start()
     try:
-        assert started.wait(20), "the server does not come up"
+        assert started.wait(PATIENCE), "the server does not come up"
         yield holder[1]
     finally:
+        given_up.set()
         if holder:
             holder[1].loop.call_soon_threadsafe(holder[0].end)
-        thread.join(30)
+        thread.join(PATIENCE)
         assert not thread.is_alive(), "the server does not end"
 
 
