@@ -70,6 +70,7 @@ class ToyEngine:
         """Every attempt that was handed over, in order."""
         self.most_at_once = 0
         self._works: dict[str, Work] = {}
+        self._cancelled: set[str] = set()
         self._inbox: SimpleQueue[Task] = SimpleQueue()
         self._closing: float | None = None
         self._lock = threading.Lock()
@@ -86,6 +87,7 @@ class ToyEngine:
 
     def cancel(self, job: str) -> None:
         with self._lock:
+            self._cancelled.add(job)  # it may be on its way still
             if job in self._works:
                 self._works[job].is_cancelled = True
 
@@ -115,7 +117,7 @@ class ToyEngine:
                     else self._inbox.get_nowait()
                 )
                 with self._lock:
-                    self._works[task.job] = Work(task)
+                    self._works[task.job] = Work(task, is_cancelled=task.job in self._cancelled)
                 self.most_at_once = max(self.most_at_once, len(self._works))
                 self.reports.put(Staged(task.job, task.attempt, "encoding"))
         except Empty:
