@@ -17,7 +17,7 @@ from marmo.pipelines import first_stage
 from marmo.pipelines.card import LatentCard
 from marmo.pipelines.events import Event, Result, Stage, Step
 from marmo.pipelines.experts import Expert, check_model, check_refiner, check_told, chosen, hand_over, refining
-from marmo.pipelines.painter import Painter, resolved
+from marmo.pipelines.painter import Ask, Decode, Painter, resolved
 from marmo.pipelines.pixels import to_pictures, to_tensor
 from marmo.pipelines.preview import linear_preview, tiny_preview
 from marmo.pipelines.provenance import records, weight_hashes
@@ -70,6 +70,17 @@ class LatentDiffusion(Painter):
 
         Raises `ValueError` for a request that this model cannot paint, and for weights that give no numbers.
         """
+        for event in self.walk(request):
+            if isinstance(event, Ask | Decode):
+                event.answer()
+            else:
+                yield event
+
+    def walk(self, request: ImageRequest) -> Iterator[Event | Ask | Decode]:
+        """The way of a request to its pictures, driven from outside: what is asked must be answered before the next.
+
+        `stream` answers at once; a server answers many walks together.  The events, and what is raised, are `stream`'s.
+        """
         request = self.resolve(request)
         sigmas = self.sigmas(request)
         picture = _init_image(request)
@@ -88,12 +99,13 @@ class LatentDiffusion(Painter):
             request.eta,
             self.table,
         )
-        latents = yield from self._walk(sampling, experts, len(sigmas) - 1)
+        latents = yield from self._sampled(sampling, experts, len(sigmas) - 1)
         yield Stage("decoding")
         cards = [expert.painter.card for expert in experts]
-        decoded = [self.decode(row) for row in torch.split(latents, 1)]
-        pictures = tuple(picture for pixels, _ in decoded for picture in to_pictures(pixels))
-        notes += (first_stage.WIDENED,) * any(widened for _, widened in decoded)
+        decoded = [Decode(self, row) for row in torch.split(latents, 1)]
+        yield from decoded
+        pictures = tuple(picture for one in decoded for picture in to_pictures(resolved(one.pixels)))
+        notes += (first_stage.WIDENED,) * any(one.widened for one in decoded)
         yield Result(pictures, records(request, cards, sigmas, self.device, self.dtype), notes)
 
     def resolve(self, request: ImageRequest) -> ImageRequest:
@@ -157,17 +169,17 @@ class LatentDiffusion(Painter):
         path = source.path(x.shape[1:], self._schedule(request))
         return lambda s, t: path(s, t).to(x.device)
 
-    def _walk(
+    def _sampled(
         self, sampling: samplers.Sampling, experts: Sequence[Expert], total: int
-    ) -> Generator[Step, None, Tensor]:
+    ) -> Generator[Ask | Step, None, Tensor]:
         """Drive the sampler, showing every answer."""
-        driven = samplers.drive(sampling, lambda query: chosen(experts, query.sigma).answer(query))
-        while True:
-            try:
-                query, prediction = next(driven)
-            except StopIteration as end:
-                return end.value
+
+        def answer(query: samplers.Query) -> Generator[Ask | Step, None, samplers.Prediction]:
+            prediction = yield from chosen(experts, query.sigma).answer(query)
             yield Step(query.index, total, float(query.sigma), prediction.x0, self.preview)
+            return prediction
+
+        return samplers.walk(sampling, answer)
 
 
 def _source(request: ImageRequest) -> sources.NoiseSource:
