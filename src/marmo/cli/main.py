@@ -14,6 +14,7 @@ from marmo.cli.evaluate import Evaluate
 from marmo.cli.generate import Generate
 from marmo.cli.inspect import Inspect
 from marmo.cli.replay import Replay
+from marmo.cli.serve import Serve
 from marmo.cli.train import Train
 from marmo.request import explain
 from marmo.version import VERSION
@@ -25,6 +26,7 @@ Command = (
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Serve, tyro.conf.subcommand("serve")]
 )
 
 
@@ -43,13 +45,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         Command,  # pyright: ignore[reportArgumentType] a union is a form, not a class
         prog="marmo",
         args=arguments,
-        description="Text to pictures: paint, inspect, convert, train and evaluate models.",
+        description="Text to pictures: paint, inspect, convert, train, evaluate and serve models.",
         config=(tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
     )
     sys.exit(_run(command))
 
 
-def _run(command: Generate | Replay | Inspect | Convert | Train | Evaluate) -> int:
+def _run(command: Generate | Replay | Inspect | Convert | Train | Evaluate | Serve) -> int:
     try:
         code = command.run()
         sys.stdout.flush()

@@ -45,7 +45,7 @@ POLL = 0.25
 """Seconds after which the thread that reads reports looks whether it shall end."""
 MAX_WAITED = 3600.0
 """Seconds that a job may seem to have waited before a restart, whatever the clock on the wall says."""
-GRACE = 5.0
+GRACE = 8.0
 """Seconds for a closing engine to answer beyond the time that it was given."""
 
 
