@@ -82,14 +82,16 @@ class WatchedDatabase:
 class At:
     """Something happens at the operation with this number, counted from 0 in the order in which they come."""
 
-    def __init__(self, number: int, moment: Moment, act: Callable[[str], None]) -> None:
-        self._number, self._moment, self._act = number, moment, act
+    def __init__(
+        self, number: int, moment: Moment, act: Callable[[str], None], names: frozenset[str] | None = None
+    ) -> None:
+        self._number, self._moment, self._act, self._names = number, moment, act, names
         self._count, self._lock = 0, threading.Lock()
         self.name: str | None = None
         """Of the operation; `None` while it has not come."""
 
     def __call__(self, name: str, moment: Moment) -> None:
-        if moment != self._moment:
+        if moment != self._moment or (self._names is not None and name not in self._names):
             return
         with self._lock:
             number, self._count = self._count, self._count + 1
@@ -123,3 +125,7 @@ def no_space(name: str) -> None:
 def kill_me(name: str) -> None:
     """Nothing of this process happens after it."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+CHANGES = frozenset({"connect", "make_folder", "write", "allocate", "rename", "remove", "COMMIT"})
+"""Operations that change what is on the disk; to be killed at any other is to be killed after one of these."""

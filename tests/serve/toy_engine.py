@@ -70,8 +70,9 @@ class ToyEngine:
         """Every attempt that was handed over, in order."""
         self.most_at_once = 0
         self._works: dict[str, Work] = {}
-        self._cancelled: set[str] = set()
-        self._inbox: SimpleQueue[Task] = SimpleQueue()
+        self._handed: dict[str, Work] = {}
+        """What was submitted and has not ended."""
+        self._inbox: SimpleQueue[Work] = SimpleQueue()
         self._closing: float | None = None
         self._lock = threading.Lock()
 
@@ -83,13 +84,15 @@ class ToyEngine:
 
     def submit(self, task: Task) -> None:
         self.started.append((task.job, task.attempt))
-        self._inbox.put(task)
+        work = Work(task)
+        with self._lock:
+            self._handed[task.job] = work
+        self._inbox.put(work)
 
     def cancel(self, job: str) -> None:
         with self._lock:
-            self._cancelled.add(job)  # it may be on its way still
-            if job in self._works:
-                self._works[job].is_cancelled = True
+            if job in self._handed:
+                self._handed[job].is_cancelled = True
 
     def close(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -108,18 +111,13 @@ class ToyEngine:
                 time.sleep(self.step_seconds)
 
     def _fetch(self) -> None:
-        """Tasks that came; waits for one if there is nothing to do."""
+        """Tasks that came; waits a moment for one if there is nothing to do."""
         try:
             while True:
-                task = (
-                    self._inbox.get(timeout=None if self._works else 0.02)
-                    if not self._works
-                    else self._inbox.get_nowait()
-                )
-                with self._lock:
-                    self._works[task.job] = Work(task, is_cancelled=task.job in self._cancelled)
+                work = self._inbox.get_nowait() if self._works else self._inbox.get(timeout=0.02)
+                self._works[work.task.job] = work
                 self.most_at_once = max(self.most_at_once, len(self._works))
-                self.reports.put(Staged(task.job, task.attempt, "encoding"))
+                self.reports.put(Staged(work.task.job, work.task.attempt, "encoding"))
         except Empty:
             pass
 
@@ -146,23 +144,24 @@ class ToyEngine:
             self._end(work, Finished(task.job, task.attempt, pictures, ("painted by a toy",)))
 
     def _end(self, work: Work, report: Report) -> None:
+        self._works.pop(work.task.job, None)
         with self._lock:
-            del self._works[work.task.job]
+            self._handed.pop(work.task.job)
         self.reports.put(report)
 
     def _die(self) -> None:
         with self._lock:
-            attempts = tuple((work.task.job, work.task.attempt) for work in self._works.values())
-            self._works.clear()
+            attempts = tuple((work.task.job, work.task.attempt) for work in self._handed.values())
+            self._handed.clear()
+        self._works.clear()
+        while not self._inbox.empty():
+            self._inbox.get()
         self.reports.put(Died(attempts, "the toy was told to crash"))
         time.sleep(self.start_seconds)
         self.reports.put(Ready(tuple(self.models)))
 
     def _hand_back(self) -> None:
-        while not self._inbox.empty():
-            task = self._inbox.get()
-            self._works[task.job] = Work(task)
-        for work in list(self._works.values()):
+        for work in list(self._handed.values()):
             self._end(work, Stopped(work.task.job, work.task.attempt, work.is_cancelled))
 
 
