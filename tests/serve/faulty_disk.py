@@ -128,4 +128,4 @@ def kill_me(name: str) -> None:
 
 
 CHANGES = frozenset({"connect", "make_folder", "write", "allocate", "rename", "remove", "COMMIT"})
-"""Operations after which something else is on the disk; to be killed at any other is to be killed after one of these."""
+"""Operations that change what is on the disk; to be killed at any other is to be killed after one of these."""

@@ -45,7 +45,7 @@ POLL = 0.25
 """Seconds after which the thread that reads reports looks whether it shall end."""
 MAX_WAITED = 3600.0
 """Seconds that a job may seem to have waited before a restart, whatever the clock on the wall says."""
-GRACE = 5.0
+GRACE = 8.0
 """Seconds for a closing engine to answer beyond the time that it was given."""
 
 
@@ -219,8 +219,11 @@ class Dispatcher:
         id, attempt = hand.row.id, hand.attempt
         try:
             whole = await self._whole(hand)
-        except (Unknown, OSError):
-            return self._receive(Failed(id, attempt, "internal", "a picture of the request cannot be read any more"))
+        except Unknown:
+            return self._receive(Failed(id, attempt, "internal", "a picture of the request is gone or damaged"))
+        except (OSError, JournalError) as error:
+            self.storage.note(error)
+            return self._receive(Stopped(id, attempt, False))
         if hand.is_cancelled or self.is_draining:
             return self._receive(Stopped(id, attempt, hand.is_cancelled))
         if hand.request.model is None:

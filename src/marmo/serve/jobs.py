@@ -386,9 +386,11 @@ class Jobs:
 
     async def _keep_house(self) -> None:
         """Looks after the disk, tells the waiting where they stand, empties the trash."""
-        watch = Watch(self._clock)
+        watch, trouble = Watch(self._clock), self._storage.has_trouble
         while True:
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(TICK if trouble.is_set() else 0)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(trouble.wait(), TICK)
             with suppress(JournalError, OSError):
                 await self._heal()
                 self._prospect.tell_all()
@@ -400,7 +402,11 @@ class Jobs:
         if self._storage.is_well:
             return
         if await self._storage.heal():
-            for row in await self._storage.read(rows.waiting):
+            try:
+                waiting = await self._storage.read(rows.waiting)
+            except JournalError as error:
+                return self._storage.note(error)
+            for row in waiting:
                 self._line.add(row)
             self._line.wake()
 

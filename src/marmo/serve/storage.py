@@ -39,6 +39,7 @@ class Storage:
         self.results = Results(folder, disk)
         self.trouble: str | None = None
         """Why nothing can be written; None while it can."""
+        self.has_trouble = asyncio.Event()
         self._pool = ThreadPoolExecutor(THREADS, "files")
 
     @asynccontextmanager
@@ -89,6 +90,7 @@ class Storage:
     def note(self, error: Exception) -> None:
         """Something could not be written."""
         full = error.is_full if isinstance(error, JournalError) else is_full(error)
+        self.has_trouble.set()
         self.trouble = FULL if full else "the disk cannot be written"
 
     async def heal(self) -> bool:
@@ -99,6 +101,8 @@ class Storage:
             self.trouble = None if await self.in_thread(self.reserve.take) else FULL
         except JournalError as error:
             self.note(error)
+        if self.trouble is None:
+            self.has_trouble.clear()
         return self.trouble is None
 
     async def sweep(self) -> None:
