@@ -15,7 +15,7 @@ from marmo.serve.context import Context
 from marmo.serve.contract import Engine
 from marmo.serve.dialects.offered import dialects
 from marmo.serve.job import JobQuery, Page, State
-from marmo.serve.jobs import Jobs
+from marmo.serve.jobs import Jobs, Limits
 from marmo.serve.logs import Log
 from marmo.serve.server import Server, listen
 from marmo.serve.settings import Settings
@@ -73,12 +73,14 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, engine: Engine, settings: Settings | None = None) -> Generator[Served]:
+def serving(
+    folder: Path, engine: Engine, settings: Settings | None = None, limits: Limits | None = None
+) -> Generator[Served]:
     log, started, given_up, holder = io.StringIO(), threading.Event(), threading.Event(), []
 
     async def main() -> None:
         listener = listen("127.0.0.1", 0)
-        context = Context(Jobs(folder, engine), settings or Settings(), Log(log))
+        context = Context(Jobs(folder, engine, limits or Limits()), settings or Settings(), Log(log))
         server = Quiet(create_app(context, dialects()), context)
         async with context.jobs.opened():
             while not context.jobs.models:
