@@ -38,7 +38,7 @@ def test_no_5xx_and_answers_as_described(server: Served, tmp_path: Path):
         sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json", "--include-path-regex",
         "^/(v1|sdapi|models|internal)/", "--checks",
         "only_described_5xx,response_schema_conformance,content_type_conformance", "--phases", "fuzzing",
-        "--max-examples", "8", "--seed", "7", "--no-color", "--generation-database", "none", "--request-timeout", "30",
+        "--max-examples", "4", "--seed", "7", "--no-color", "--generation-database", "none", "--request-timeout", "30",
     ]  # fmt: skip
     environment = {"SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(tmp_path), "PATH": ""}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=280)
