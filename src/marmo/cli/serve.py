@@ -98,6 +98,7 @@ class Serve:
     async def _serve(self, settings: "Settings", models: Mapping[str, Path], folder: Path, listener: socket) -> int:
         from marmo.serve.app import create_app
         from marmo.serve.context import Context
+        from marmo.serve.dialects.offered import dialects
         from marmo.serve.dispatching import Style
         from marmo.serve.jobs import Jobs, Limits
         from marmo.serve.logs import Bridge, Log
@@ -110,7 +111,7 @@ class Serve:
         jobs = Jobs(folder, engine, limits, Style(invariant=self.invariant, preview_every=1))
         context = Context(jobs=jobs, settings=settings, log=log)
         print(f"Marmo {VERSION}: {address(self.host, listener.getsockname()[1])}  (Ctrl-C ends it)", flush=True)
-        await run(create_app(context), context, listener)
+        await run(create_app(context, dialects()), context, listener)
         return 0
 
     def _engine(self, models: Mapping[str, Path]) -> "Engine":
