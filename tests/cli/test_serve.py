@@ -79,7 +79,7 @@ def test_where_it_is_and_where_it_keeps_things(monkeypatch: pytest.MonkeyPatch) 
 def test_from_the_command_to_the_picture(stand_in: Path, tmp_path: Path) -> None:
     arguments = ["--model", str(stand_in), "--port", "0", "--data", str(tmp_path / "data"), "--device", "cpu"]
     command = [sys.executable, "-c", PROGRAM, *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=(tmp_path / "log").open("w"), text=True)
     try:
         port = int(cast(IO[str], process.stdout).readline().split(":")[3].split("/")[0])
         while ask(port, "GET", "/readyz")[0] != 200:
