@@ -106,6 +106,7 @@ class LatentDiffusion(Painter):
         yield from decoded
         pictures = tuple(picture for one in decoded for picture in to_pictures(resolved(one.pixels)))
         notes += (first_stage.WIDENED,) * any(one.widened for one in decoded)
+        notes += (first_stage.IN_SMALL_TILES,) * any(one.small for one in decoded)
         yield Result(pictures, records(request, cards, sigmas, self.device, self.dtype), notes)
 
     def resolve(self, request: ImageRequest) -> ImageRequest:
