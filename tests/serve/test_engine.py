@@ -2,7 +2,6 @@
 
 import os
 import queue
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,11 +16,11 @@ from marmo.request import Defaults, ImageRequest
 from marmo.serve.contract import Died, Failed, Finished, Ready, Report, Staged, Stepped, Stopped, Task
 from marmo.serve.engine import LocalEngine
 from marmo.serve.messages import Setup
-from marmo.serve.pace import Patience
+from marmo.serve.pace import USUAL, Patience
 
 pytestmark = pytest.mark.long
 
-LONG = 120
+LONG = 240
 """Seconds; a test that waits so long has failed."""
 
 
@@ -30,7 +29,7 @@ def setup(path: Path, **fields: object) -> Setup:
 
 
 @contextmanager
-def up(wanted: Setup, patience: Patience = Patience()) -> Iterator[LocalEngine]:
+def up(wanted: Setup, patience: Patience = USUAL) -> Iterator[LocalEngine]:
     engine = LocalEngine(wanted, patience)
     engine.start()
     try:
@@ -86,7 +85,7 @@ def test_a_task_is_painted(engine: LocalEngine):
     assert told[-1].pictures[0].startswith(b"\x89PNG")
 
 
-def test_a_pictures_in_a_request_travel(engine: LocalEngine):
+def test_pictures_in_a_request_travel(engine: LocalEngine):
     engine.submit(task("first"))
     first = until(engine, Finished)
     engine.submit(task("second", init_image=first.pictures[0], strength=0.5))
@@ -156,10 +155,13 @@ def test_a_worker_that_hangs_is_killed(stand_in: Path):
         assert until(engine, Stopped) == Stopped("cancelled", 1, cancelled=True)
 
 
-def test_a_model_whose_file_is_cut_off_ends_in_a_failure(stand_in: Path, tmp_path: Path):
+def test_a_model_whose_file_is_cut_off_ends_in_a_failure(tmp_path: Path):
     """While it is mapped that kills the worker; the next one sees what is the matter."""
-    path = tmp_path / "model.safetensors"
-    subprocess.run([sys.executable, "-m", "benchmarks.checkpoint", str(path), "--dtype", "float32"], check=True)
+    from torch import float32
+
+    from benchmarks.checkpoint import random_checkpoint
+
+    path = random_checkpoint(tmp_path / "model.safetensors", dtype=float32)
     with up(setup(path)) as engine:
         engine.submit(task("job", **ENDLESS))
         until(engine, Stepped)
