@@ -11,6 +11,8 @@ from torch import Tensor
 import marmo
 from benchmarks.checkpoint import random_checkpoint
 from marmo.diffusion.samplers import Prediction, Query
+from marmo.diffusion.sources import TorchCpu
+from marmo.pipelines.beginning import Opening
 from marmo.pipelines.inpaint import Kept
 from marmo.pipelines.latent import LatentDiffusion
 from marmo.pipelines.painter import Question
@@ -90,9 +92,6 @@ def test_the_walk_ends_in_the_latents_of_the_picture(models, sampler: str, start
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model, "decode", spy)
         model.generate(wanted)
-    from marmo.diffusion.sources import TorchCpu
-    from marmo.pipelines.beginning import Opening
-
     opening = Opening.of(model, wanted, model.sigmas(wanted), TorchCpu([7]))
     kept = opening.begin().kept
     assert kept is not None
@@ -265,7 +264,7 @@ def test_what_cannot_act_is_refused(models, task: Task, fields: dict[str, object
 
 def test_a_refiner_must_paint_from_words(models, tmp_path: Path):
     file = random_checkpoint(tmp_path / "r.safetensors", task="inpaint")
-    with pytest.raises(ValueError, match="cannot refine .* it was trained to inpaint"):
+    with pytest.raises(ValueError, match=r"cannot refine .* it was trained to inpaint"):
         marmo.load(models["paint"].card.path, device="cpu", dtype="float32", refiner=file)
 
 
