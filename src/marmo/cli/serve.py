@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import chain, count
 from pathlib import Path
 from socket import socket
@@ -70,6 +71,8 @@ class Serve:
 
     def run(self) -> int:
         """Check everything that can be checked, then serve until a signal comes."""
+        if any(find_spec(package) is None for package in ("fastapi", "uvicorn", "python_multipart")):
+            raise ValueError("a server needs more packages; install them with: pip install 'marmo[serve]'")
         settings, models = self.settings(), name_models(self.model)
         folder = self.data or data_folder()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
