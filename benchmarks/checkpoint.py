@@ -3,6 +3,7 @@
     python benchmarks/checkpoint.py out/stand-in.safetensors                 # 10 MB, for the demo and the tests
     python benchmarks/checkpoint.py out/sd1.safetensors --size full          # 2.1 GB, for the benchmarks
     python benchmarks/checkpoint.py out/xl.safetensors --family sdxl         # 30 MB
+    python benchmarks/checkpoint.py out/hole.safetensors --task inpaint      # 10 MB, sees a mask and a masked picture
 
 The same seed gives the same file on every machine.  It knows nothing, so what it paints is texture.
 """
@@ -11,7 +12,7 @@ import math
 import sys
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -34,7 +35,7 @@ from marmo.request import Defaults
 from marmo.weights.checkpoint import Checkpoint, Part
 from marmo.weights.export import write_folder, write_single_file
 from marmo.weights.forms import Json, NetworkConfig, expected, written
-from marmo.weights.kinds import SD1, SD2, SDXL, SDXL_REFINER, Kind, Slot
+from marmo.weights.kinds import SD1, SD2, SDXL, SDXL_REFINER, Kind, Slot, Task
 from marmo.weights.store import TensorInfo, Tensors
 
 FamilyName = Literal["sd1", "sd2", "sdxl", "sdxl-refiner"]
@@ -73,6 +74,8 @@ FAMILIES: Mapping[FamilyName, tuple[Kind, Mapping[str, Mapping[Slot, NetworkConf
         },
     ),
 }
+CHANNELS: Mapping[Task, int] = {"paint": 4, "inpaint": 9, "edit": 8}
+"""That the U-Net sees: latents, and what lies beside them."""
 SIZES = FAMILIES["sd1"][1]
 TOY_DEFAULTS = Defaults(width=256, height=256, steps=12)
 
@@ -85,6 +88,7 @@ class Config:
     """A .safetensors file, or a folder for diffusers' layout"""
     size: Literal["toy", "full"] = "toy"
     family: FamilyName = "sd1"
+    task: Task = "paint"
     dtype: Literal["float16", "float32", "bfloat16"] = "float16"
     seed: int = 0
 
@@ -96,14 +100,16 @@ def random_checkpoint(
     seed: int = 0,
     family: FamilyName = "sd1",
     scheduler: Json | None = None,
+    task: Task = "paint",
 ) -> Path:
     """Write the file or folder; one tensor in memory at a time.
 
     Args:
         scheduler: what differs from the family's own noise and prediction, in diffusers' words.
+        task: from words, under a mask (Stable Diffusion's inpainting models), or by instruction (instruct-pix2pix).
     """
     kind, sizes = FAMILIES[family]
-    parts = {slot: _part(slot, config, dtype, seed) for slot, config in sizes[size].items()}
+    parts = {slot: _part(slot, _suited(config, task), dtype, seed) for slot, config in sizes[size].items()}
     metadata = {DEFAULTS_KEY: TOY_DEFAULTS.model_dump_json(exclude_unset=True)} if size == "toy" else {}
     checkpoint = Checkpoint(path, "single file", parts, (), kind, scheduler=scheduler or {}, metadata=metadata)
     if path.suffix == ".safetensors":
@@ -111,6 +117,10 @@ def random_checkpoint(
     else:
         write_folder(checkpoint, path)
     return path
+
+
+def _suited(config: NetworkConfig, task: Task) -> NetworkConfig:
+    return replace(config, in_channels=CHANNELS[task]) if isinstance(config, unet.UNetConfig) else config
 
 
 def _part(slot: Slot, config: NetworkConfig, dtype: torch.dtype, seed: int) -> Part:
@@ -134,7 +144,9 @@ def _random(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
 
 def main(config: Config) -> None:
     """Make it and say where it is."""
-    path = random_checkpoint(config.output, config.size, getattr(torch, config.dtype), config.seed, config.family)
+    path = random_checkpoint(
+        config.output, config.size, getattr(torch, config.dtype), config.seed, config.family, task=config.task
+    )
     print(f"{path}: random weights, not trained", file=sys.stderr)
 
 

@@ -42,6 +42,8 @@ class Connection:
         kind = ""
         while line := await self.reader.readline():
             name, _, text = line.decode().rstrip("\r\n").partition(": ")
+            if name == "0":  # the last chunk
+                return
             if name == "event":
                 kind = text
             elif name == "data":

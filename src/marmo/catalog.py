@@ -21,7 +21,7 @@ from marmo.request import Defaults, ImageRequest, Prediction, explain
 from marmo.text.bpe import ClipTokenizer, clip_tokenizer
 from marmo.weights.checkpoint import Checkpoint, open_checkpoint
 from marmo.weights.keymap import fill
-from marmo.weights.kinds import Slot
+from marmo.weights.kinds import Slot, Task, task_of
 from marmo.weights.maps.scheduler import TARGETS, betas_from_json, target_from_json
 
 DEFAULTS_KEY = "marmo.defaults"
@@ -46,6 +46,12 @@ FAMILIES: Mapping[str, Family] = {
 """By the name of the checkpoint's kind."""
 _TOLD: Mapping[int, ToldKind] = {0: "nothing", 6: "size", 5: "score"}
 """How many numbers stand beside the pooled prompt -> what they are."""
+EDITING: Mapping[Task, Mapping[str, object]] = {
+    "paint": {"image_guidance_scale": None},
+    "inpaint": {"image_guidance_scale": None, "strength": 1.0},
+    "edit": {"image_guidance_scale": 1.5, "strength": None},
+}
+"""What of a model's defaults its task decides."""
 
 
 def load(
@@ -145,7 +151,7 @@ def latent_card(checkpoint: Checkpoint) -> LatentCard:
         tokenizer=_tokenizer(checkpoint),
         betas=betas,
         target=target,
-        defaults=_defaults(checkpoint, family, target, betas.zero_snr, vae),
+        defaults=_defaults(checkpoint, family, target, betas.zero_snr, unet, vae),
     )
 
 
@@ -200,12 +206,10 @@ def _check_fit(
     path: Path, towers: Sequence[TowerCard], unet: UNetConfig, vae: VAEConfig, tokenizer: Path | None
 ) -> None:
     """`ValueError` for networks that are each known and together are no text-to-image model."""
-    latents = vae.latent_channels
-    if (unet.in_channels, unet.out_channels) != (latents, latents):
-        raise ValueError(
-            f"{path}: its unet turns {unet.in_channels} channels into {unet.out_channels}, and latents have {latents}; "
-            "models for inpainting or editing cannot paint from words alone"
-        )
+    try:
+        task_of(unet, vae)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     width = sum(tower.config.width for tower in towers)
     if unet.context_width != width:
         raise ValueError(f"{path}: its unet reads texts {unet.context_width} wide, and its text encoder writes {width}")
@@ -217,11 +221,14 @@ def _check_fit(
             )
 
 
-def _defaults(checkpoint: Checkpoint, family: Family, target: Target, zero_snr: bool, vae: VAEConfig) -> Defaults:
+def _defaults(
+    checkpoint: Checkpoint, family: Family, target: Target, zero_snr: bool, unet: UNetConfig, vae: VAEConfig
+) -> Defaults:
     """The model's own defaults where its file carries them, else its family's; with what is a fact of the model."""
     assert checkpoint.kind is not None
     side = checkpoint.kind.side_for(checkpoint.scheduler.get("prediction_type"))
-    own = family.defaults.model_copy(update={"width": side, "height": side})
+    task = task_of(unet, vae)
+    own = family.defaults.model_copy(update={"width": side, "height": side, **EDITING[task]})
     if zero_snr:
         own = own.model_copy(update={"schedule": "trailing"})  # Karras' levels would all lie in the noise
     facts: dict[str, object] = {"size_multiple": vae.factor, "prediction": target, "zero_snr": zero_snr}
@@ -232,6 +239,8 @@ def _defaults(checkpoint: Checkpoint, family: Family, target: Target, zero_snr: 
         return own.model_copy(update=facts)
     try:
         said = Defaults.model_validate_json(text)
+        if task != "edit":
+            facts["image_guidance_scale"] = None
         defaults = own.model_copy(update={name: getattr(said, name) for name in said.model_fields_set} | facts)
         ImageRequest.model_validate(defaults.values).resolve(defaults)  # a stranger's file may say anything
     except ValueError as error:

@@ -38,6 +38,8 @@ StartRule = Literal["diffusers", "a1111"]
 SyntaxName = Literal["marmo", "a1111", "comfyui", "plain"]
 EmptyNegative = Literal["zeros", "encoded"]
 Prediction = Literal["eps", "v", "x0"]
+Fill = Literal["original", "blurred", "noise", "blank"]
+Area = Literal["picture", "masked"]
 
 MAX_SIDE = 8192  # pixels
 MAX_SEED = 2**63 - 1
@@ -156,6 +158,37 @@ class Variation(Schema):
     )
 
 
+class Inpaint(Schema):
+    """How the part of init_image under the mask is painted anew."""
+
+    fill: Annotated[Fill, _nearest(get_args(Fill))] | None = Field(
+        default=None,
+        description="What the part begins with: what is there, the blurred surroundings, noise, or blank latents; "
+        "by default original, or blurred beyond the picture",
+    )
+    grow: int = Field(default=0, ge=0, le=512, description="Pixels by which the mask grows to every side")
+    feather: float = Field(
+        default=4.0, ge=0, le=256, description="Standard deviation, in pixels, of the blur at the mask's edge"
+    )
+    area: Annotated[Area, _nearest(get_args(Area))] = Field(
+        default="picture", description="Paint with the whole picture in sight, or enlarge the masked part alone"
+    )
+    padding: int = Field(default=32, ge=0, le=4096, description="Pixels around the masked part, where area is masked")
+    soft: bool = Field(
+        default=False, description="Read the mask's grey levels as shares of strength (Levin and Fried 2023)"
+    )
+    invert: bool = Field(default=False, description="Paint the black part of the mask instead of the white one")
+
+
+class Outpaint(Schema):
+    """Pixels by which init_image is continued beyond its sides."""
+
+    left: int = Field(default=0, ge=0, le=MAX_SIDE, description="Pixels to add on the left")
+    right: int = Field(default=0, ge=0, le=MAX_SIDE, description="Pixels to add on the right")
+    top: int = Field(default=0, ge=0, le=MAX_SIDE, description="Pixels to add at the top")
+    bottom: int = Field(default=0, ge=0, le=MAX_SIDE, description="Pixels to add at the bottom")
+
+
 class ImageRequest(Schema):
     """Everything that decides a picture.  `None` is the model's default; see `resolve`."""
 
@@ -218,8 +251,16 @@ class ImageRequest(Schema):
         default="torch-cpu", description="Where random numbers come from"
     )
     init_image: ImageBytes | None = Field(default=None, description="A picture to start from")
+    mask: ImageBytes | None = Field(
+        default=None, description="As large as init_image: white is painted anew, black is kept to the bit"
+    )
+    inpaint: Inpaint = Field(default=Inpaint(), description="How the part under the mask is painted anew")
+    outpaint: Outpaint = Field(default=Outpaint(), description="Pixels to add around init_image")
     strength: float | None = Field(
         default=None, ge=0, le=1, description="How far to leave init_image: 0 keeps it, 1 ignores nearly all"
+    )
+    image_guidance_scale: float | None = Field(
+        default=None, ge=0, le=100, description="Pull towards init_image, for models that edit by instruction"
     )
     start: Annotated[StartRule, _nearest(get_args(StartRule))] = Field(
         default="diffusers",
@@ -251,6 +292,11 @@ class ImageRequest(Schema):
         one_for_all = self.variation.strength or self.noise_source == "comfy"
         return self.seed if one_for_all else self.seed + image
 
+    @property
+    def is_partial(self) -> bool:
+        """Whether a part of init_image is painted, or what lies beyond it, and the rest is kept."""
+        return self.mask is not None or self.outpaint != Outpaint()
+
     def resolve(self, defaults: "Defaults") -> "ImageRequest":
         """The same request with nothing left open.
 
@@ -262,9 +308,9 @@ class ImageRequest(Schema):
                 raise ValueError(f"{name} means nothing to this model; leave it out")
         opened = {name: value for name, value in defaults.values.items() if getattr(self, name) is None}
         whole = self.model_copy(update=opened)
-        return whole.model_copy(update=whole._derived())._check(defaults)
+        return whole.model_copy(update=whole._derived(defaults))._check(defaults)
 
-    def _derived(self) -> dict[str, object]:
+    def _derived(self, defaults: "Defaults") -> dict[str, object]:
         """Defaults that depend on other fields."""
         update: dict[str, object] = {}
         if self.seed is None:
@@ -274,7 +320,10 @@ class ImageRequest(Schema):
         if self.sampler is not None and self.eta is None:
             update["eta"] = ETA.get(self.sampler)
         if self.init_image is not None and self.strength is None:
-            update["strength"] = 0.75
+            update["strength"] = 1.0 if self.outpaint != Outpaint() else defaults.strength
+        if self.is_partial and self.inpaint.fill is None:
+            fill = "original" if self.outpaint == Outpaint() else "blurred"
+            update["inpaint"] = self.inpaint.model_copy(update={"fill": fill})
         return update
 
     def _check(self, defaults: "Defaults") -> Self:
@@ -286,8 +335,7 @@ class ImageRequest(Schema):
                 raise ValueError(
                     f"{name} {side} is not a multiple of {multiple}; the nearest are {lower} and {lower + multiple}"
                 )
-        if self.strength is not None and self.init_image is None:
-            raise ValueError("strength needs an init_image to leave")
+        self._check_editing(defaults)
         if self.eta is not None and self.sampler is not None and self.sampler not in ETA:
             raise ValueError(
                 f"eta means nothing to {self.sampler}, which adds no fresh noise; it acts on {', '.join(ETA)}"
@@ -303,6 +351,26 @@ class ImageRequest(Schema):
                 )
         return self
 
+    def _check_editing(self, defaults: "Defaults") -> None:
+        if self.init_image is None:
+            for name, purpose in (("strength", "to leave"), ("mask", "that it marks"), ("outpaint", "to continue")):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} needs an init_image {purpose}")
+        usual = Inpaint()
+        said = [name for name, value in self.inpaint if value != getattr(usual, name)]
+        if said and not self.is_partial:
+            raise ValueError(f"inpaint.{said[0]} needs a mask, or pixels to outpaint")
+        if self.is_partial and self.strength is None and self.inpaint.fill in ("noise", "blank"):
+            raise ValueError(f"inpaint.fill {self.inpaint.fill} needs a strength; without one all begins in noise")
+        if self.inpaint.invert and self.mask is None:
+            raise ValueError("inpaint.invert needs a mask")
+        if self.inpaint.padding != usual.padding and self.inpaint.area != "masked":
+            raise ValueError("inpaint.padding needs inpaint.area masked")
+        if self.image_guidance_scale is not None and defaults.image_guidance_scale is None:
+            raise ValueError(
+                "image_guidance_scale means nothing to this model, which does not edit by instruction; leave it out"
+            )
+
 
 class Defaults(Schema):
     """What a model fills in for `None`, which fields it does not use, and the sizes that it paints."""
@@ -317,14 +385,19 @@ class Defaults(Schema):
     sampler: SamplerName = "dpmpp_2m"
     schedule: ScheduleName = "karras"
     guidance_scale: float = 7.0
+    image_guidance_scale: float | None = None
+    """Of models that edit by instruction alone."""
+    strength: float | None = Field(default=0.75, ge=0, le=1)
+    """Where there is an init_image; none begins in noise alone."""
     clip_skip: int = 1
     size_multiple: int = 8
     unused: frozenset[str] = frozenset()
 
     @property
     def values(self) -> dict[str, object]:
-        """Field of the request -> value, without the fields that this model does not use."""
-        return {name: value for name, value in self if name in ImageRequest.model_fields and name not in self.unused}
+        """Field of the request -> value, without what this model does not use and what needs a picture."""
+        left_out = {*self.unused, "strength"}
+        return {name: value for name, value in self if name in ImageRequest.model_fields and name not in left_out}
 
 
 def explain(error: ValidationError) -> str:
@@ -342,7 +415,7 @@ def explain_flaws(flaws: Iterable[ErrorDetails]) -> str:
 
 
 def _clause(kind: str, place: list[str], message: str, value: object) -> str:
-    parts = (Guidance, Told, Refiner, Variation)
+    parts = (Guidance, Told, Refiner, Variation, Inpaint, Outpaint)
     fields = {*ImageRequest.model_fields, *(name for part in parts for name in part.model_fields)}
     if kind == "extra_forbidden":
         near = get_close_matches(place[-1], fields, n=1)

@@ -10,6 +10,7 @@ from typing import Any
 
 from marmo.serve.app import create_app
 from marmo.serve.context import Context, Dialect
+from marmo.serve.dialects.offered import dialects
 from marmo.serve.doors import App
 from marmo.serve.jobs import Jobs, Limits
 from marmo.serve.logs import Log
@@ -19,7 +20,7 @@ from tests.serve.toy_engine import ToyEngine
 
 SMALL = Limits(reserve=1 << 16)
 PLAIN = Settings()
-DIALECTS: tuple[Dialect, ...] = ()
+DIALECTS = dialects()
 """All that `marmo serve` speaks."""
 
 
@@ -55,7 +56,7 @@ async def served(
     settings: Settings = PLAIN,
     engine: ToyEngine | None = None,
     limits: Limits = SMALL,
-    dialects: Sequence[Dialect] = (),
+    speaking: Sequence[Dialect] = (),
     ready: bool = True,
 ) -> AsyncGenerator[Served]:
     """Opened, and ready unless that is not waited for."""
@@ -65,4 +66,4 @@ async def served(
     async with jobs.opened():
         while ready and not jobs.health().ready:
             await asyncio.sleep(0.002)
-        yield Served(create_app(context, dialects), context, log)
+        yield Served(create_app(context, speaking), context, log)

@@ -55,7 +55,7 @@ async def only_job(server: Served, state: str) -> str:
 
 def test_who_waits_gets_the_pictures(tmp_path: Path) -> None:
     async def main() -> None:
-        async with served(tmp_path, dialects=[SYNC]) as server:
+        async with served(tmp_path, speaking=[SYNC]) as server:
             assert len((await server.get("/sync/picture/fox")).json()["images"]) == 1
             failed = await server.get("/sync/picture/fail")
             assert (failed.status, json.loads(failed.body)) == (422, {"oh": "request"})
@@ -67,7 +67,7 @@ def test_who_waits_gets_the_pictures(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["/sync/picture/hang", "/sync/stream/hang"])
 def test_who_goes_away_cancels(tmp_path: Path, path: str) -> None:
     async def main() -> None:
-        async with served(tmp_path, dialects=[SYNC]) as server:
+        async with served(tmp_path, speaking=[SYNC]) as server:
             reader = Reader(server, path)
             await only_job(server, "running")
             reader.gone.set()
@@ -79,7 +79,7 @@ def test_who_goes_away_cancels(tmp_path: Path, path: str) -> None:
 
 def test_a_job_that_is_cancelled_elsewhere_is_gone(tmp_path: Path) -> None:
     async def main() -> None:
-        async with served(tmp_path, dialects=[SYNC]) as server:
+        async with served(tmp_path, speaking=[SYNC]) as server:
             waiting = asyncio.ensure_future(server.get("/sync/picture/hang"))
             await server.jobs.cancel(await only_job(server, "running"))
             assert (await waiting).status == 410
@@ -90,7 +90,7 @@ def test_a_job_that_is_cancelled_elsewhere_is_gone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("parks", [False, True])
 def test_when_the_server_closes_who_waits_is_told(tmp_path: Path, parks: bool) -> None:
     async def main() -> None:
-        async with served(tmp_path, dialects=[SYNC]) as server:
+        async with served(tmp_path, speaking=[SYNC]) as server:
             waiting = asyncio.ensure_future(server.get("/sync/picture/hang"))
             job = await only_job(server, "running")
             if parks:
@@ -107,7 +107,7 @@ def test_when_the_server_closes_who_waits_is_told(tmp_path: Path, parks: bool) -
 
 def test_a_stream_that_is_read_to_its_end_cancels_nothing(tmp_path: Path) -> None:
     async def main() -> None:
-        async with served(tmp_path, engine=ToyEngine(step_seconds=0.002), dialects=[SYNC]) as server:
+        async with served(tmp_path, engine=ToyEngine(step_seconds=0.002), speaking=[SYNC]) as server:
             reader = Reader(server, "/sync/stream/fox")
             said = b""
             while (part := await asyncio.wait_for(reader.parts.get(), 10)) is not None:

@@ -56,7 +56,7 @@ def test_planted_secrets_are_not_found(tmp_path: Path, capfd: pytest.CaptureFixt
     tokens = Tokens([(User("ana", "generate"), TOKEN)])
 
     async def main() -> tuple[str, list[bytes]]:
-        async with served(tmp_path, Settings(tokens=tokens), dialects=DIALECTS) as server:
+        async with served(tmp_path, Settings(tokens=tokens), speaking=DIALECTS) as server:
             who, key = ("Authorization", f"Bearer {TOKEN}"), ("Idempotency-Key", PLANTED["key"])
             more = [("X-Secret", PLANTED["header"]), ("Cookie", f"{COOKIE}={PLANTED['cookie']}")]
             job = await server.painted(PLANTED["prompt"], who, key, *more)

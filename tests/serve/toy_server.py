@@ -9,6 +9,7 @@ from pathlib import Path
 
 from marmo.serve.app import create_app
 from marmo.serve.context import Context
+from marmo.serve.dialects.offered import dialects
 from marmo.serve.jobs import Jobs, Limits
 from marmo.serve.logs import Log
 from marmo.serve.server import listen, raise_file_limit, run
@@ -23,7 +24,7 @@ def main(folder: str, step: str = "0.02", drain: str = "20", headers: str = "10"
     context = Context(jobs=jobs, settings=Settings(patience=patience), log=Log(sys.stderr))
     with listen("127.0.0.1", 0) as listener:
         print(listener.getsockname()[1], flush=True)
-        asyncio.run(run(create_app(context), context, listener))
+        asyncio.run(run(create_app(context, dialects()), context, listener))
     assert "torch" not in sys.modules, "a server needs no torch"
 
 

@@ -13,6 +13,10 @@ if TYPE_CHECKING:  # help shall not wait for torch
     from marmo.weights.store import Tensors
 
 
+TASKS = {"inpaint": "for inpainting", "edit": "for editing by instruction", None: "for a task unknown to Marmo"}
+"""What the networks see beside words and latents, for people; nothing beside them is not worth a word."""
+
+
 @dataclass(frozen=True)
 class Inspect:
     """Tell what a checkpoint file or folder holds, without loading it."""
@@ -53,6 +57,7 @@ class Inspect:
             print(json.dumps(report | {"sha256": hashes} if hashes else report, default=vars))
             return _warn(files.report())
         known = [f"{checkpoint.kind.title} that predicts {training['prediction']}"] if checkpoint.kind else []
+        known += [TASKS[task]] if (task := training.get("task")) in TASKS else []
         known += ["trained up to pure noise"] * bool(training.get("zero_snr"))
         print(f"{self.file}: {', '.join([checkpoint.layout, *known, _size(size)])}")
         for network, part in checkpoint.parts.items():
@@ -88,11 +93,21 @@ def _warn(sentences: list[str]) -> int:
 
 def _training(checkpoint: "Checkpoint") -> dict[str, object]:
     """What the networks are together, and how they were trained; nothing of one network alone."""
+    from marmo.models.unet import UNetConfig
+    from marmo.models.vae import VAEConfig
+    from marmo.weights.kinds import task_of
     from marmo.weights.maps.scheduler import betas_from_json, target_from_json
 
     if checkpoint.kind is None:
         return {}
+    unet, vae = checkpoint.parts["unet"].config, checkpoint.parts["vae"].config
+    assert isinstance(unet, UNetConfig) and isinstance(vae, VAEConfig)
+    try:
+        task = task_of(unet, vae)
+    except ValueError:
+        task = None
     return {
+        "task": task,
         "kind": checkpoint.kind.name,
         "prediction": target_from_json(checkpoint.scheduler),
         "zero_snr": betas_from_json(checkpoint.scheduler).zero_snr,

@@ -61,6 +61,8 @@ class Replay:
     """Where its refiner lies, if it had one; by default found in the same way"""
     init_image: Path | None = None
     """The picture that it started from, if it did"""
+    mask: Path | None = None
+    """The mask under which it was painted, if there was one"""
     output: Path | None = None
     """Where to save the new picture; by default it is only compared"""
     json: bool = False
@@ -99,10 +101,14 @@ class Replay:
         model = catalog.open_model(self.model, None, None)
         sentences = [*_not_carried(foreign), *_other_model(foreign, self.model, model.hashes())]
         request = foreign.request
-        if request.strength is not None:
+        if request.strength is not None or request.image_guidance_scale is not None:
             if self.init_image is None:
                 raise ValueError(f"{self.picture} was made from another picture; give it with --init-image")
             request = request.model_copy(update={"init_image": self.init_image.read_bytes()})
+        if foreign.is_masked:
+            if self.mask is None:
+                raise ValueError(f"{self.picture} was painted under a mask; give it with --mask")
+            request = request.model_copy(update={"mask": self.mask.read_bytes()})
         result = watch(model.stream(request), request.num_images, quiet=self.json)
         sentences += [f"note: {note}" for note in result.notes]
         return Replayed(result.images[0], result.records[0], sentences)
@@ -118,18 +124,21 @@ class Replay:
 
     def _request(self, record: Record) -> ImageRequest:
         """The whole request, all its pictures included: a batch rounds differently from a picture alone."""
-        request = self._with_models(record)
-        wanted = record.inputs.get("init_image")
-        if wanted is None:
-            return request
-        if self.init_image is None:
+        flags = {"init_image": self.init_image, "mask": self.mask}
+        pictures = {name: self._input(name, flags.get(name), wanted) for name, wanted in record.inputs.items()}
+        return self._with_models(record).model_copy(update=pictures)
+
+    def _input(self, name: str, path: Path | None, wanted: str) -> bytes:
+        """The bytes of a picture inside the request; `ValueError` for another one."""
+        if path is None:
             raise ValueError(
-                f"{self.picture} was made from another picture (sha256 {wanted}); give it with --init-image"
+                f"{self.picture} was made from another picture (sha256 {wanted}); give it with "
+                f"--{name.replace('_', '-')}"
             )
-        data = self.init_image.read_bytes()
+        data = path.read_bytes()
         if sha256(data).hexdigest() != wanted:
-            raise ValueError(f"{self.init_image} is not the picture that {self.picture} was made from")
-        return request.model_copy(update={"init_image": data})
+            raise ValueError(f"{path} is not the {name} that {self.picture} was made from")
+        return data
 
     def _with_models(self, record: Record) -> ImageRequest:
         """The request with its models as they are called here."""

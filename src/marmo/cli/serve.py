@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import chain, count
 from pathlib import Path
 from socket import socket
@@ -70,6 +71,8 @@ class Serve:
 
     def run(self) -> int:
         """Check everything that can be checked, then serve until a signal comes."""
+        if any(find_spec(package) is None for package in ("fastapi", "uvicorn", "python_multipart")):
+            raise ValueError("a server needs more packages; install them with: pip install 'marmo[serve]'")
         settings, models = self.settings(), name_models(self.model)
         folder = self.data or data_folder()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -98,6 +101,7 @@ class Serve:
     async def _serve(self, settings: "Settings", models: Mapping[str, Path], folder: Path, listener: socket) -> int:
         from marmo.serve.app import create_app
         from marmo.serve.context import Context
+        from marmo.serve.dialects.offered import dialects
         from marmo.serve.dispatching import Style
         from marmo.serve.jobs import Jobs, Limits
         from marmo.serve.logs import Bridge, Log
@@ -110,7 +114,7 @@ class Serve:
         jobs = Jobs(folder, engine, limits, Style(invariant=self.invariant, preview_every=1))
         context = Context(jobs=jobs, settings=settings, log=log)
         print(f"Marmo {VERSION}: {address(self.host, listener.getsockname()[1])}  (Ctrl-C ends it)", flush=True)
-        await run(create_app(context), context, listener)
+        await run(create_app(context, dialects()), context, listener)
         return 0
 
     def _engine(self, models: Mapping[str, Path]) -> "Engine":

@@ -119,6 +119,36 @@ class Composed(Generic[Condition]):
 
 
 @dataclass(frozen=True)
+class BothWays(Generic[Condition]):
+    """Towards a picture as well as towards words (Brooks et al. 2023, equation 3).
+
+    blind + scale * (uncond - blind) + words * (cond - uncond), written as `words` gives it, and on it what differs from
+    a scale of 1.  Where `words` does not ask its unconditional row, the picture's pull ends too.
+
+    Args:
+        uncond: the row of `words` without words, which sees the picture.
+        blind: the row that sees neither.
+        scale: 1 is `words` alone.
+    """
+
+    words: Guidance[Condition]
+    uncond: Condition
+    blind: Condition
+    scale: float
+
+    def rows(self, index: int, sigma: float) -> Sequence[Condition]:
+        rows = self.words.rows(index, sigma)
+        return (self.blind, *rows) if any(row is self.uncond for row in rows) else rows
+
+    def combine(self, query: Query, x0s: Sequence[Tensor]) -> Prediction:
+        num_words = len(self.words.rows(query.index, float(query.sigma)))
+        prediction = self.words.combine(query, x0s[len(x0s) - num_words :])
+        if len(x0s) == num_words or prediction.uncond is None:
+            return prediction
+        return prediction._replace(x0=prediction.x0 + (self.scale - 1) * (prediction.uncond - x0s[0]))
+
+
+@dataclass(frozen=True)
 class Timed(Generic[Condition]):
     """Another guidance at every step: a prompt that changes on the way."""
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from marmo.files.foreign import Foreign, as_request, number, short, whole_number
-from marmo.files.infotext import Infotext, parse_infotext
+from marmo.files.infotext import MASKED_CONTENT, Infotext, parse_infotext
 from marmo.solver_names import A1111_DISCARDS, ETA, read_solver
 
 # What the request takes over, and what says nothing about how the picture was painted.
@@ -18,6 +18,12 @@ READ = frozenset(
         "Sampler",
         "Schedule type",
         "CFG scale",
+        "Image CFG scale",
+        "Mask mode",
+        "Mask blur",
+        "Inpaint area",
+        "Masked area padding",
+        "Masked content",
         "Seed",
         "Size-1",
         "Size-2",
@@ -52,6 +58,8 @@ HARMLESS: Mapping[str, str] = {
     "FP8 weight": "Disable",
     "Tiling": "False",
 }
+MASK_KEYS = ("Mask mode", "Mask blur", "Inpaint area", "Masked area padding", "Masked content")
+"""Of which A1111 writes one where there was a mask, if its edge was blurred."""
 HALF_ALPHAS = (1, 7, 0, 225)  # before this version A1111 rounded its noise levels
 NEW_TIMELINES = (1, 6, 0, 0)
 
@@ -80,6 +88,7 @@ def read_a1111(text: str) -> Foreign:
         tuple(_notes(info)),
         short(info.pairs["Model"]) if "Model" in info.pairs else None,
         short(info.pairs["Model hash"], 64) if "Model hash" in info.pairs else None,
+        _is_masked(info.pairs),
     )
 
 
@@ -106,6 +115,8 @@ def _fields(info: Infotext) -> dict[str, object]:
         "height": _read(pairs, "Size-2", whole_number),
         "clip_skip": _read(pairs, "Clip skip", whole_number),
         "strength": strength,
+        "image_guidance_scale": _read(pairs, "Image CFG scale", number),
+        "inpaint": _inpaint(pairs) if _is_masked(pairs) else None,
         "start": "diffusers" if is_centred else "a1111",
         "noise_source": _noise_source(pairs.get("RNG", "GPU")),
         "variation": _variation(pairs),
@@ -130,6 +141,29 @@ def _variation(pairs: Mapping[str, str]) -> dict[str, object] | None:
     return {"strength": strength, "seed": _read(pairs, "Variation seed", whole_number)}
 
 
+def _is_masked(pairs: Mapping[str, str]) -> bool:
+    return any(key in pairs for key in MASK_KEYS)
+
+
+def _inpaint(pairs: Mapping[str, str]) -> dict[str, object]:
+    """Absent keys are A1111's defaults; it leaves a blur of 0 out."""
+    content, area = pairs.get("Masked content", "original"), pairs.get("Inpaint area", "Whole picture")
+    fills = {"original": "original", **{name: fill for fill, name in MASKED_CONTENT.items()}}
+    areas = {"Whole picture": "picture", "Only masked": "masked"}
+    if content not in fills or area not in areas:
+        named = f"masked content {content[:40]!r} in the area {area[:40]!r}"
+        raise ValueError(f"A1111 paints no {named}; it knows {', '.join(fills)} and {', '.join(areas)}")
+    padding = _read(pairs, "Masked area padding", whole_number) if area == "Only masked" else None
+    settings = {
+        "invert": pairs.get("Mask mode") == "Inpaint not masked",
+        "feather": _read(pairs, "Mask blur", number) or 0,
+        "area": areas[area],
+        "padding": padding,
+        "fill": fills[content],
+    }
+    return {name: value for name, value in settings.items() if value is not None}
+
+
 def _same(key: str, value: str) -> bool:
     return HARMLESS.get(key) == value
 
@@ -138,11 +172,23 @@ def _notes(info: Infotext) -> list[str]:
     notes: list[str] = []
     if info.pairs.get("RNG", "GPU") == "GPU":
         notes.append(GPU_NOISE)
+    if _is_masked(info.pairs):
+        notes += _mask_notes(info)
     version = _version(info.pairs.get("Version", ""))
     if version is not None and version < HALF_ALPHAS:
         notes.append("A1111 before 1.7.0-225 rounded its noise levels to half precision, which Marmo does not")
     if version is not None and version < NEW_TIMELINES and "[" in info.prompt:
         notes.append("A1111 before 1.6.0 read numbers of at least 1 in [a:b:1.0] as steps; here they are shares")
+    return notes
+
+
+def _mask_notes(info: Infotext) -> list[str]:
+    """Where A1111 paints under a mask by other rules."""
+    notes = ["the mask's edge is laid on whole latents by another rule than A1111's"]
+    if info.pairs.get("Masked content") == "fill":
+        notes.append("A1111 fills a masked part with its surroundings by another blur")
+    if info.pairs.get("Sampler", "").startswith(("DDIM", "PLMS", "UniPC")):
+        notes.append("A1111 mixes the picture into the noise of this sampler, and not into what the model sees in it")
     return notes
 
 

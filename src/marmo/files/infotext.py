@@ -12,7 +12,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from marmo.files.record import Record
+from marmo.request import Fill, Outpaint
 from marmo.solver_names import A1111_DISCARDS, ETA, NOISE_SOURCES, SAMPLERS, SCHEDULES
+
+
+MASKED_CONTENT: Mapping[Fill, str] = {"blurred": "fill", "noise": "latent noise", "blank": "latent nothing"}
+"""A1111's names; it does not name the original."""
 
 
 def infotext(record: Record) -> str:
@@ -35,6 +40,7 @@ def _parameters(record: Record) -> dict[str, str | int | float | None]:
         "Sampler": request.sampler and SAMPLERS[request.sampler].label,
         "Schedule type": request.schedule and SCHEDULES[request.schedule][0],
         "CFG scale": request.guidance_scale,
+        "Image CFG scale": request.image_guidance_scale,
         "Seed": record.seed,
         "Size": f"{request.width}x{request.height}" if request.width and request.height else None,
         "Model hash": weights[0][:10] if len(weights) == 1 else None,
@@ -44,11 +50,27 @@ def _parameters(record: Record) -> dict[str, str | int | float | None]:
         "Denoising strength": request.strength,
         "Clip skip": request.clip_skip if request.clip_skip != 1 else None,
         "RNG": NOISE_SOURCES[request.noise_source],
+        **_masking(record),
         eta_key: request.eta if request.sampler and request.eta != ETA.get(request.sampler) else None,
         "Discard penultimate sigma": True if discarded else None,
         "SGM noise multiplier": True if centred else None,
         "Prompt syntax": request.prompt_syntax if request.prompt_syntax != "a1111" else None,
         "Version": f"marmo {record.marmo}",
+    }
+
+
+def _masking(record: Record) -> dict[str, str | int | float | None]:
+    """What A1111 says of a mask.  It leaves a blur of 0 out, and then nothing tells that there was a mask."""
+    settings = record.request.inpaint
+    if "mask" not in record.inputs and record.request.outpaint == Outpaint():
+        return {}
+    is_crop = settings.area == "masked"
+    return {
+        "Mask mode": "Inpaint not masked" if settings.invert else None,
+        "Mask blur": settings.feather,
+        "Inpaint area": "Only masked" if is_crop else None,
+        "Masked area padding": settings.padding if is_crop else None,
+        "Masked content": MASKED_CONTENT[settings.fill] if settings.fill in MASKED_CONTENT else None,
     }
 
 

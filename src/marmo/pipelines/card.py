@@ -12,7 +12,7 @@ from marmo.models.unet import UNetConfig
 from marmo.models.vae import VAEConfig
 from marmo.request import Defaults
 from marmo.weights.fingerprint import file_hash
-from marmo.weights.kinds import Slot
+from marmo.weights.kinds import Slot, Task, task_of
 from marmo.weights.store import Tensors
 
 ToldKind = Literal["nothing", "size", "score"]
@@ -62,6 +62,11 @@ class LatentCard:
     def name(self) -> str:
         """What people call it, without where it lies."""
         return self.path.name
+
+    @property
+    def task(self) -> Task:
+        """What it was trained for."""
+        return task_of(self.unet, self.vae)
 
     def hashes(self) -> dict[str, str]:
         """The sha256 of every weight file, by its name from the checkpoint's folder down."""

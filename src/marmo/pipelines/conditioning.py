@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from marmo.diffusion.denoiser import Parametrisation
-from marmo.diffusion.guidance import ClassifierFree, Composed, Guidance, Timed, Unguided
+from marmo.diffusion.guidance import BothWays, ClassifierFree, Composed, Guidance, Timed, Unguided
 from marmo.diffusion.samplers import CFG_PP
 from marmo.pipelines.text_encoders import Encoded
 from marmo.request import ImageRequest, SyntaxName
@@ -101,6 +101,7 @@ class Conditioning(Generic[Condition]):
         length: tokens of a chunk, with its start and end.
         encode: reads chunks with the text encoders, under an emphasis.
         condition: what the U-Net is told of a text.
+        blind: the same without the picture, for models that edit by instruction.
     """
 
     request: ImageRequest
@@ -109,19 +110,20 @@ class Conditioning(Generic[Condition]):
     length: int
     encode: Callable[[Sequence[Chunk], Emphasis], Encoded]
     condition: Callable[[Text], Condition]
+    blind: Callable[[Condition], Condition]
 
     def guidance(self, parametrisation: Parametrisation) -> tuple[Guidance[Condition], tuple[str, ...]]:
         """The guidance, and what the user should know of the prompts, in a sentence each."""
         request, notes = self.request, list[str]()
         assert request.guidance_scale is not None, "the request is not resolved"
         lines = self._lines(request.prompt, notes)
-        is_plain = len(lines) == 1 and lines[0].weight == 1
+        is_plain = len(lines) == 1 and lines[0].weight == 1 and request.image_guidance_scale in (None, 1)
         if is_plain and request.guidance_scale == 1 and request.sampler not in CFG_PP:
             uncond = None
         else:
             (uncond,) = self._lines(request.negative_prompt or "", notes, negative=True)
         condition = lru_cache(maxsize=MAX_CONDITIONS)(self.condition)
-        guide = Guide(self.clock, lines, uncond, condition, request, parametrisation)
+        guide = Guide(self.clock, lines, uncond, condition, self.blind, request, parametrisation)
         changes = any(len(line.texts) > 1 for line in (*lines, *([uncond] if uncond else [])))
         return (Timed(guide.at) if changes else guide.at(0, 0.0)), tuple(notes)
 
@@ -177,6 +179,7 @@ class Guide(Generic[Condition]):
     lines: Sequence[Line]
     uncond: Line | None
     condition: Callable[[Text], Condition]
+    blind: Callable[[Condition], Condition]
     request: ImageRequest
     parametrisation: Parametrisation
 
@@ -186,6 +189,11 @@ class Guide(Generic[Condition]):
         if self.uncond is None:
             return Unguided(conds[0])
         uncond = self.condition(self.uncond.at(self.clock, index, sigma))
+        guidance = self._by_words(conds, uncond)
+        scale = self.request.image_guidance_scale
+        return guidance if scale in (None, 1) else BothWays(guidance, uncond, self.blind(uncond), scale)
+
+    def _by_words(self, conds: Sequence[Condition], uncond: Condition) -> Guidance[Condition]:
         details, scale = self.request.guidance, self.request.guidance_scale
         assert scale is not None, "the request is not resolved"
         high = float("inf") if details.high_sigma is None else details.high_sigma

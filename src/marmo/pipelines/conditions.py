@@ -1,8 +1,8 @@
 """What a row of the U-Net is told: a prompt as keys and values and, with SDXL, sizes and a score as one vector.
 
-Podell et al. 2023, section 2.2.
+Podell et al. 2023, section 2.2.  Models for editing see a mask or a picture beside the latents.
 
-Shapes: B rows, S context tokens, P width of the pooled prompt, V width of the vector, N numbers in it.
+Shapes: B rows or pictures, Z channels beside the latents, H W their height and width, S context tokens, P width of the pooled prompt, V width of the vector, N numbers in it.
 """
 
 from collections.abc import Sequence
@@ -28,6 +28,14 @@ class Condition(NamedTuple):
 
     context: Context
     vector: Tensor | None = None
+    beside: Tensor | None = None
+    """What the network sees beside the latents: B Z H W, or 1 Z H W for all pictures"""
+
+    def of_picture(self, index: int) -> "Condition":
+        """One picture's."""
+        if self.beside is None or len(self.beside) == 1:
+            return self
+        return self._replace(beside=self.beside[index : index + 1])
 
     @property
     def length(self) -> int:
@@ -42,6 +50,7 @@ class Conditions:
     unet: UNet
     told: ToldKind
     request: ImageRequest
+    beside: Tensor | None = None
 
     def of(self, encoded: Encoded, negative: bool = False, empty: bool = False) -> Condition:
         """A prompt's condition.
@@ -53,7 +62,7 @@ class Conditions:
         states, pooled = encoded
         if negative and empty and self.request.empty_negative == "zeros":
             states, pooled = torch.zeros_like(states), None if pooled is None else torch.zeros_like(pooled)
-        return Condition(self.unet.project(states), self._vector(pooled, negative))
+        return Condition(self.unet.project(states), self._vector(pooled, negative), self.beside)
 
     def _vector(self, pooled: Tensor | None, negative: bool) -> Tensor | None:
         """1 V: the pooled prompt, then every number's sinusoids."""
@@ -63,6 +72,12 @@ class Conditions:
         assert pooled is not None, "no text encoder of this model has a projection"
         codes = sinusoidal(torch.tensor(numbers, device=pooled.device), CODE_WIDTH)  # N width
         return torch.cat([pooled, codes.flatten()[None].to(pooled)], dim=1)  # 1 V
+
+
+def blind(condition: Condition) -> Condition:
+    """The condition of a row that does not see the picture, as Brooks et al. 2023 trained it: zeros."""
+    assert condition.beside is not None, "this model sees no picture"
+    return condition._replace(beside=torch.zeros_like(condition.beside))
 
 
 def told_numbers(told: ToldKind, request: ImageRequest, negative: bool) -> tuple[float, ...]:
@@ -87,4 +102,5 @@ def stack(conditions: Sequence[Condition]) -> Condition:
     layers = zip(*(condition.context for condition in conditions), strict=True)
     context = [KeysValues(*(torch.cat(part) for part in zip(*layer, strict=True))) for layer in layers]
     vectors = [condition.vector for condition in conditions if condition.vector is not None]
-    return Condition(context, torch.cat(vectors) if vectors else None)
+    besides = [condition.beside for condition in conditions if condition.beside is not None]
+    return Condition(context, torch.cat(vectors) if vectors else None, torch.cat(besides) if besides else None)

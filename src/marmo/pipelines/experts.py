@@ -93,11 +93,20 @@ def check_refiner(base: LatentCard, refiner: LatentCard) -> None:
             f"({other.latent_channels} channels times {other.latent_scale:g}, and {mine.latent_channels} times "
             f"{mine.latent_scale:g})"
         )
+    if refiner.task != "paint":
+        raise ValueError(f"{refiner.name} cannot refine {base.name}: it was trained to {refiner.task}")
     if base.betas != refiner.betas:
         raise ValueError(f"{refiner.name} cannot refine {base.name}: they were trained over different noise levels")
 
 
 def refining(request: ImageRequest, refiner: LatentCard) -> ImageRequest:
     """What the refiner is asked for: the same picture in its own terms."""
-    own = {"model": None, "clip_skip": None, "prediction": None, "zero_snr": None, "empty_negative": None}
+    own = {
+        "image_guidance_scale": None,
+        "model": None,
+        "clip_skip": None,
+        "prediction": None,
+        "zero_snr": None,
+        "empty_negative": None,
+    }
     return request.model_copy(update=own).resolve(refiner.defaults)

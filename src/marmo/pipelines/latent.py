@@ -7,18 +7,19 @@ import math
 from collections.abc import Generator, Iterator, Sequence
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from marmo.diffusion import samplers, schedules, sources
-from marmo.files.pictures import decode_image
 from marmo.models.tiny_decoder import TinyDecoder
 from marmo.pipelines import first_stage
+from marmo.pipelines.beginning import Opening, check_task
+from marmo.pipelines.canvas import inputs, painted_size
 from marmo.pipelines.card import LatentCard
 from marmo.pipelines.events import Event, Result, Stage, Step
 from marmo.pipelines.experts import Expert, check_model, check_refiner, check_told, chosen, hand_over, refining
+from marmo.pipelines.inpaint import Kept
 from marmo.pipelines.painter import Ask, Decode, Painter, resolved
-from marmo.pipelines.pixels import to_pictures, to_tensor
+from marmo.pipelines.pixels import to_pictures
 from marmo.pipelines.preview import linear_preview, tiny_preview
 from marmo.pipelines.provenance import records, weight_hashes
 from marmo.request import ImageRequest
@@ -83,14 +84,15 @@ class LatentDiffusion(Painter):
         """
         request = self.resolve(request)
         sigmas = self.sigmas(request)
-        picture = _init_image(request)
         source = _source(request)
+        opening = Opening.of(self, request, sigmas, source)
         if not self.loaded:
             yield Stage("loading")
             self.load()
         yield Stage("encoding")
-        experts, notes = self._experts(request, sigmas)
-        x = self._start(request, sigmas, source, picture)
+        begun = opening.begin()
+        x = begun.x
+        experts, notes = self._experts(request, sigmas, begun.beside)
         sampling = samplers.sampling(
             resolved(request.sampler),
             x,
@@ -99,12 +101,13 @@ class LatentDiffusion(Painter):
             request.eta,
             self.table,
         )
-        latents = yield from self._sampled(sampling, experts, len(sigmas) - 1)
+        latents = yield from self._sampled(sampling, experts, begun.kept, len(sigmas) - 1)
         yield Stage("decoding")
         cards = [expert.painter.card for expert in experts]
         decoded = [Decode(self, row) for row in torch.split(latents, 1)]
         yield from decoded
-        pictures = tuple(picture for one in decoded for picture in to_pictures(resolved(one.pixels)))
+        painted = [picture for one in decoded for picture in to_pictures(resolved(one.pixels))]
+        pictures = tuple(opening.finish(picture) for picture in painted)
         notes += (first_stage.WIDENED,) * any(one.widened for one in decoded)
         yield Result(pictures, records(request, cards, sigmas, self.device, self.dtype), notes)
 
@@ -112,14 +115,15 @@ class LatentDiffusion(Painter):
         """The request with nothing left open; see `ImageRequest.resolve`.  Another model's request is refused."""
         check_model(request, self.card, None if self.refiner is None else self.refiner.card)
         check_told(request, [painter.card for painter in self.painters[: 2 if request.refiner.model else 1]])
+        check_task(request, self.card)
         return self._sized(request).resolve(self.card.defaults)
 
     def sigmas(self, request: ImageRequest) -> Tensor:
         """The noise levels that a resolved request walks down.  S + 1, the last one 0."""
         sigmas = self._schedule(request)
-        if request.init_image is None:
+        if request.strength is None:
             return sigmas
-        return schedules.last_part(sigmas, resolved(request.strength), request.start)
+        return schedules.last_part(sigmas, request.strength, request.start)
 
     def _schedule(self, request: ImageRequest) -> Tensor:
         """The noise levels from pure noise, also where the run starts later."""
@@ -127,40 +131,30 @@ class LatentDiffusion(Painter):
         return schedules.schedule(name, self.table, steps, request.discard_penultimate)
 
     def _sized(self, request: ImageRequest) -> ImageRequest:
-        """A request that starts from a picture and names no size has the picture's, cut to what the model can paint."""
-        picture = _init_image(request)
-        if picture is None or request.width is not None or request.height is not None:
+        """A request that starts from a picture and names no size has the picture's, as the model can paint it."""
+        given = inputs(request)
+        if given is None or request.width is not None or request.height is not None:
             return request
-        factor = self.card.vae.factor
-        width, height = (max(side // factor, 1) * factor for side in picture.size)
+        size = painted_size(request, given, self.card.vae.factor)
+        if size is None:
+            return request
+        width, height = size
         return ImageRequest.model_validate(request.model_copy(update={"width": width, "height": height}).model_dump())
 
     def hashes(self) -> dict[str, str]:
         """The sha256 of every weight file, by its name in a record."""
         return weight_hashes([painter.card for painter in self.painters])
 
-    def _experts(self, request: ImageRequest, sigmas: Tensor) -> tuple[tuple[Expert, ...], tuple[str, ...]]:
+    def _experts(
+        self, request: ImageRequest, sigmas: Tensor, beside: Tensor | None
+    ) -> tuple[tuple[Expert, ...], tuple[str, ...]]:
         """Who paints which part of the way, and what the user should know of the prompts."""
-        guidance, notes = self.guidance(request, sigmas)
+        guidance, notes = self.guidance(request, sigmas, beside)
         first = Expert(math.inf, self, guidance)
         if self.refiner is None or request.refiner.model is None:
             return (first,), notes
         guidance, _ = self.refiner.guidance(refining(request, self.refiner.card), sigmas)
         return (first, Expert(hand_over(self.table, request.refiner.switch), self.refiner, guidance)), notes
-
-    def _start(
-        self, request: ImageRequest, sigmas: Tensor, source: sources.NoiseSource, picture: Image.Image | None
-    ) -> Tensor:
-        """The noisy latents where the walk begins.  B C H W, float32."""
-        width, height, sigma = resolved(request.width), resolved(request.height), sigmas[0]
-        factor = self.card.vae.factor
-        shape = (self.card.vae.latent_channels, height // factor, width // factor)
-        if picture is None:
-            amplitude = (1 + sigma**2).sqrt() if request.start == "diffusers" else sigma
-            return source.start(shape).to(self.device) * amplitude
-        pixels = to_tensor(picture, width, height).to(self.device)
-        x0 = self.moments(pixels).sample(source.normal(shape).to(self.device))
-        return x0 + source.start(shape).to(self.device) * sigma
 
     def _noise(self, request: ImageRequest, source: sources.NoiseSource, x: Tensor) -> samplers.Noise:
         """The steps' noise: increments of a path for the samplers that need one, else fresh."""
@@ -170,12 +164,16 @@ class LatentDiffusion(Painter):
         return lambda s, t: path(s, t).to(x.device)
 
     def _sampled(
-        self, sampling: samplers.Sampling, experts: Sequence[Expert], total: int
+        self, sampling: samplers.Sampling, experts: Sequence[Expert], kept: Kept | None, total: int
     ) -> Generator[Ask | Step, None, Tensor]:
         """Drive the sampler, showing every answer."""
 
         def answer(query: samplers.Query) -> Generator[Ask | Step, None, samplers.Prediction]:
-            prediction = yield from chosen(experts, query.sigma).answer(query)
+            expert = chosen(experts, query.sigma)
+            if kept is None:
+                prediction = yield from expert.answer(query)
+            else:
+                prediction = kept.restored(query.index, (yield from expert.answer(kept.shown(query))))
             yield Step(query.index, total, float(query.sigma), prediction.x0, self.preview)
             return prediction
 
@@ -191,12 +189,3 @@ def _source(request: ImageRequest) -> sources.NoiseSource:
         return source
     other = make([resolved(variation.seed) + image for image in pictures])
     return sources.Varied(source, other, variation.strength)
-
-
-def _init_image(request: ImageRequest) -> Image.Image | None:
-    if request.init_image is None:
-        return None
-    try:
-        return decode_image(request.init_image)
-    except ValueError as error:
-        raise ValueError(f"init_image: {error}") from None

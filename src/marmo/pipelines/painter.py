@@ -22,7 +22,7 @@ from marmo.nn.blueprint import blueprint
 from marmo.pipelines import first_stage
 from marmo.pipelines.card import LatentCard, TowerCard
 from marmo.pipelines.conditioning import Clock, Conditioning
-from marmo.pipelines.conditions import Condition, Conditions, stack
+from marmo.pipelines.conditions import Condition, Conditions, blind, stack
 from marmo.pipelines.text_encoders import Encoded, TextEncoders, Tower
 from marmo.request import ImageRequest
 from marmo.text.bpe import ClipTokenizer, clip_tokenizer
@@ -133,18 +133,31 @@ class Painter:
         """x0 for every question, B C H W each, float32.  Questions of many pictures and steps may stand together."""
         x = torch.cat([question.x for question in questions])
         sigma = torch.cat([question.sigma.expand(len(question.x)) for question in questions])
-        conditions = [question.condition for question in questions for _ in question.x]
+        conditions = [
+            question.condition.of_picture(index) for question in questions for index in range(len(question.x))
+        ]
         most = max(1, LATENTS_PER_CALL // (x.shape[2] * x.shape[3]))
         x0 = [self._denoise(x[rows], sigma[rows], conditions[rows]) for rows in _calls(conditions, most)]
         return list(torch.split(torch.cat(x0), [len(question.x) for question in questions]))
 
     def _denoise(self, x: Tensor, sigma: Tensor, conditions: Sequence[Condition]) -> Tensor:
-        context, vector = stack(conditions)
-        return denoise(lambda x, t: self.unet(x.to(self.dtype), t, context, vector), self.parametrisation, x, sigma)
+        context, vector, beside = stack(conditions)
 
-    def guidance(self, request: ImageRequest, sigmas: Tensor) -> tuple[Guidance[Condition], tuple[str, ...]]:
-        """The prompts' pull, as the request wants it, and what the user should know of them."""
-        conditions = Conditions(self.unet, self.card.told, request)
+        def network(x: Tensor, t: Tensor) -> Tensor:
+            seen = x if beside is None else torch.cat([x, beside], dim=1)
+            return self.unet(seen.to(self.dtype), t, context, vector)
+
+        return denoise(network, self.parametrisation, x, sigma)
+
+    def guidance(
+        self, request: ImageRequest, sigmas: Tensor, beside: Tensor | None = None
+    ) -> tuple[Guidance[Condition], tuple[str, ...]]:
+        """The prompts' pull, as the request wants it, and what the user should know of them.
+
+        Args:
+            beside: what the network sees beside the latents.  B or 1, Z H W
+        """
+        conditions = Conditions(self.unet, self.card.told, request, beside)
         return Conditioning(
             request,
             Clock.of(request, sigmas),
@@ -152,6 +165,7 @@ class Painter:
             self.encoders.context_length,
             lambda chunks, emphasis: self._encode(chunks, resolved(request.clip_skip), emphasis),
             lambda text: conditions.of(text.encoded, text.is_negative, text.is_empty),
+            blind,
         ).guidance(self.parametrisation)
 
     def _encode(self, chunks: Sequence[Chunk], skip: int, emphasis: Emphasis) -> Encoded:

@@ -91,6 +91,8 @@ async def run(app: App, context: Context, listener: socket.socket) -> None:
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that takes connections; `ValueError` for an address that this machine does not have or that is taken."""
+    if not 0 <= port <= 65535:
+        raise ValueError(f"--port is 0 to 65535, not {port}")
     address = host.strip("[]")
     family = socket.AF_INET6 if _is_v6(address) else socket.AF_INET
     try:

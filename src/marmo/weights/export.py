@@ -13,13 +13,14 @@ from marmo.models.clip import ClipConfig
 from marmo.models.clip_resnet import ClipResNetConfig
 from marmo.models.clip_text import ClipTextConfig
 from marmo.models.unet import UNetConfig
+from marmo.models.vae import VAEConfig
 from marmo.text.bpe import ClipTokenizer, clip_tokenizer
 from marmo.weights import markers
 from marmo.weights.checkpoint import METADATA_FILE, Checkpoint, Part
 from marmo.weights.folders import write_sharded
 from marmo.weights.forms import Family, Json, Network, NetworkConfig, expected, written
 from marmo.weights.keymap import Constant, to_theirs
-from marmo.weights.kinds import SDXL, Kind, Slot
+from marmo.weights.kinds import PIPELINES, SDXL, Kind, Slot, task_of
 from marmo.weights.quantize import quantized
 from marmo.weights.store import Tensors, cast, from_state, join, only, prefixed, write
 
@@ -39,6 +40,9 @@ NOISE = (
 
 FILLED = ("num_cut", "embed_width")
 """What a reader of a single file will believe to be there, since it is filled in."""
+
+INPAINT_VERSION = "0.6.0"
+"""The first version of diffusers whose inpainting pipeline is for models that see a mask."""
 
 PIXELS = 8
 """Per latent, in diffusers' `sample_size` of a whole model."""
@@ -129,11 +133,24 @@ def _index(checkpoint: Checkpoint, kind: Kind, scheduler: Json) -> Json:
     kept = {key: checkpoint.index[key] for key in ("force_zeros_for_empty_prompt",) if key in checkpoint.index}
     return {
         **kind.index,
+        **_pipeline(checkpoint, kind),
         **kept,
         **components,
         **tokenizers,
         "scheduler": ["diffusers", scheduler.get("_class_name", kind.scheduler["_class_name"])],
     }
+
+
+def _pipeline(checkpoint: Checkpoint, kind: Kind) -> Json:
+    """diffusers' class for a model that edits.  For inpainting it reads the version, below which it means another."""
+    unet, vae = checkpoint.parts["unet"].config, checkpoint.parts["vae"].config
+    assert isinstance(unet, UNetConfig) and isinstance(vae, VAEConfig)
+    task = task_of(unet, vae)
+    if task == "paint":
+        return {}
+    usual = str(kind.index["_class_name"]).removesuffix("Img2ImgPipeline").removesuffix("Pipeline")
+    version = {"_diffusers_version": INPAINT_VERSION} if task == "inpaint" else {}
+    return {"_class_name": usual + PIPELINES[task], **version}
 
 
 def _write_component(

@@ -9,11 +9,39 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from marmo.models.clip_text import ClipTextConfig
+from marmo.models.unet import UNetConfig
 from marmo.models.vae import VAEConfig
 from marmo.weights.forms import Family, Json, Network, NetworkConfig
 
 Slot = Network | Literal["text2"]
 """What a network is to its model.  `text2` is SDXL's second text encoder, which is the only one of its refiner."""
+
+
+Task = Literal["paint", "inpaint", "edit"]
+"""From words alone; what a mask marks (beside the latents a mask and the masked picture's latents); a whole picture as
+it is told to (beside them the picture's latents, Brooks et al. 2023)."""
+PIPELINES: Mapping[Task, str] = {
+    "paint": "Pipeline",
+    "inpaint": "InpaintPipeline",
+    "edit": "InstructPix2PixPipeline",
+}
+"""How the names of diffusers' pipelines for them end."""
+
+
+def task_of(unet: UNetConfig, vae: VAEConfig) -> Task:
+    """What a model was trained for, told by what its U-Net sees; `ValueError` for what we do not know."""
+    tasks: Mapping[int, Task] = {
+        vae.latent_channels: "paint",
+        2 * vae.latent_channels + 1: "inpaint",
+        2 * vae.latent_channels: "edit",
+    }
+    if unet.in_channels not in tasks or unet.out_channels != vae.latent_channels:
+        raise ValueError(
+            f"its unet turns {unet.in_channels} channels into {unet.out_channels}, and latents have "
+            f"{vae.latent_channels}; Marmo knows models that see latents alone, with a mask and a masked picture, or "
+            "with a picture"
+        )
+    return tasks[unet.in_channels]
 
 
 @dataclass(frozen=True, kw_only=True)
