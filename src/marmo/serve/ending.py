@@ -3,9 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from io import BytesIO
-
-from PIL import Image
 
 from marmo.request import ImageRequest
 from marmo.serve import gallery, rows
@@ -20,6 +17,7 @@ PAUSES = (0.05, 0.2, 1.0, 2.0)
 """Seconds before an end is tried again; the last from then on."""
 
 MAX_CRASHES = 3
+PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 
 
 async def until_written(storage: Storage, end: Callable[[], Awaitable[Moved]]) -> Moved | None:
@@ -36,17 +34,17 @@ async def until_written(storage: Storage, end: Callable[[], Awaitable[Moved]]) -
 
 
 async def finish(storage: Storage, report: Finished, request: ImageRequest, owner: str, now: float) -> Moved:
-    """Pictures first, then the row that names them."""
+    """Pictures first, then the row that names them.  What is no PNG file fails the job: no disk is to blame for it."""
+    if not all(data.startswith(PNG) for data in report.pictures):
+        return await fail(storage, Failed(report.job, report.attempt, "internal", "the worker sent no picture"), now)
     change = Change(
         job=report.job, before="running", attempt=report.attempt, after="succeeded", kind="succeeded", time=now,
         notes=report.notes,
     )  # fmt: skip
-    sizes = [Image.open(BytesIO(data), formats=("PNG",)).size for data in report.pictures]
 
     def write(hashes: Sequence[str], database: Database) -> Moved:
         images = [
-            NewImage(sha256, len(data), *size)
-            for sha256, data, size in zip(hashes, report.pictures, sizes, strict=True)
+            NewImage(sha256, len(data), *_size(data)) for sha256, data in zip(hashes, report.pictures, strict=True)
         ]
         return gallery.succeed(database, change, request, owner, images)
 
@@ -71,3 +69,8 @@ async def stop(storage: Storage, report: Stopped, is_cancelled: bool, now: float
 async def crash(storage: Storage, job: str, attempt: int, crashes: int, reason: str, now: float) -> Moved:
     change = rows.crash(job, attempt, crashes, MAX_CRASHES, now, reason)
     return await storage.write(partial(rows.move, change=change))
+
+
+def _size(png: bytes) -> tuple[int, int]:
+    """Width and height, from the header."""
+    return int.from_bytes(png[16:20]), int.from_bytes(png[20:24])

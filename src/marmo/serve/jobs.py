@@ -180,7 +180,7 @@ class Jobs:
         with self._hub.listening(job) as listener:
             known, past = await self._read(partial(rows.events, id=job, owner=owner, after=after))
             self._hub.know(job, past[-1].seq if past else after, known.ended)
-            self._prospect.tell(job)
+            self._prospect.introduce(job)
             last = after
             for event in [*past, *self._hub.newest(job)]:
                 if event.seq > last:
@@ -212,12 +212,12 @@ class Jobs:
     async def picture(self, image: str, owner: str | None = None) -> bytes:
         """The PNG file, checked against its hash; raises `Unknown`."""
         stored = await self.image(image, owner)
-        return await self._storage.in_thread(partial(self._storage.results.read, stored.sha256))
+        return await self._file(partial(self._storage.results.read, stored.sha256))
 
     async def thumbnail(self, image: str, owner: str | None = None) -> bytes:
         """A WebP file of at most 320 pixels a side; raises `Unknown`."""
         stored = await self.image(image, owner)
-        return await self._storage.in_thread(partial(self._storage.results.thumbnail, stored.sha256))
+        return await self._file(partial(self._storage.results.thumbnail, stored.sha256))
 
     async def record(self, image: str, owner: str | None = None) -> Record:
         """What the PNG says about itself; raises `Unknown`."""
@@ -377,6 +377,12 @@ class Jobs:
             return await self._storage.read(function)
         except JournalError as error:
             raise self._excuse(error) from error
+
+    async def _file(self, read: Callable[[], bytes]) -> bytes:
+        try:
+            return await self._storage.in_thread(read)
+        except OSError as error:
+            raise Unready("the picture's file cannot be read now; try again") from error
 
     async def _write(self, function: Callable[[Database], T]) -> T:
         try:

@@ -52,6 +52,11 @@ class Prospect:
             )  # fmt: skip
             self._line.hub.pass_on(event)
 
+    def introduce(self, job: str) -> None:
+        """The same, unless it was told already: a thousand listeners to one job shall not tell one another."""
+        if not any(event.kind == "position" for event in self._line.hub.newest(job)):
+            self.tell(job)
+
     def tell_all(self) -> None:
         """To all that listen to a waiting job, if its place has changed."""
         before = self._places

@@ -11,7 +11,7 @@ import secrets
 import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -73,8 +73,9 @@ class Results:
             return self._disk.read(path)
         except FileNotFoundError:
             data = _shrink(self.read(sha256))
-        self._disk.make_folder(path.parent)
-        self._write(path, data)
+        with suppress(OSError):  # the next one makes it again
+            self._disk.make_folder(path.parent)
+            self._write(path, data)
         return data
 
     def remove(self, hashes: Iterable[str]) -> None:

@@ -9,7 +9,7 @@ Nobody starves: a job gains a level a minute, and it may be passed over for the 
 batch at most `LOOK_AHEAD` times; then nothing starts before it.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
@@ -44,6 +44,7 @@ class Schedule:
     def __init__(self) -> None:
         self._lines: dict[tuple[str, int], deque[Entry]] = {}
         self._entries: dict[str, Entry] = {}
+        self._counts = Counter[str]()
         self._turns: dict[str, int] = {}
         self._turn = 0
         self._passed: dict[str, int] = {}
@@ -56,12 +57,13 @@ class Schedule:
 
     def waiting(self, owner: str) -> int:
         """How many jobs of one user wait."""
-        return sum(len(line) for (who, _), line in self._lines.items() if who == owner)
+        return self._counts[owner]
 
     def add(self, entry: Entry) -> None:
         """A new job, or one that is back; it stands where its number says."""
         assert entry.job not in self._entries, "a job waits once"
         self._entries[entry.job] = entry
+        self._counts[entry.owner] += 1
         line = self._lines.setdefault((entry.owner, entry.priority), deque())
         place = len(line)
         while place and line[place - 1].number > entry.number:
@@ -77,6 +79,9 @@ class Schedule:
             if not line:
                 del self._lines[entry.owner, entry.priority]
             self._passed.pop(job, None)
+            self._counts[entry.owner] -= 1
+            if not self._counts[entry.owner]:
+                del self._counts[entry.owner]
         return entry
 
     def order(self, now: float) -> Iterator[Entry]:
@@ -133,9 +138,8 @@ class Schedule:
     def _forget_users(self) -> None:
         """Of very many users, those whose turn is longest ago and who wait for nothing."""
         if len(self._turns) > 2 * MAX_USERS:
-            active = {owner for owner, _ in self._lines}
             newest = sorted(self._turns, key=lambda owner: self._turns[owner])[-MAX_USERS:]
-            self._turns = {owner: self._turns[owner] for owner in {*newest, *active} if owner in self._turns}
+            self._turns = {owner: self._turns[owner] for owner in {*newest, *self._counts} if owner in self._turns}
 
 
 def _rank(entry: Entry, turns: Mapping[str, int], now: float) -> tuple[float, int, int, Entry]:

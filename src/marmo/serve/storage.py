@@ -25,6 +25,8 @@ from marmo.serve.results import Results
 T = TypeVar("T")
 
 FULL = "the disk is full"
+MIN_FREE = 4 << 20
+"""Bytes; with less a full disk stays full."""
 THREADS = 4
 """That wait for files."""
 
@@ -44,7 +46,7 @@ class Storage:
 
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[None]:
-        """Raises `ValueError` where another server is at work or the journal is damaged."""
+        """Raises `ValueError` where another server is at work or the journal is damaged, `JournalError`, `OSError`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with held(self.folder):
             await self.in_thread(self._open)
@@ -98,8 +100,9 @@ class Storage:
         try:
             if self.trouble is not None:
                 await self.write(_probe)
-            self.trouble = None if await self.in_thread(self.reserve.take) else FULL
-        except JournalError as error:
+            has_room = await self.in_thread(self.reserve.take) and self.free() >= MIN_FREE
+            self.trouble = None if has_room else FULL
+        except (JournalError, OSError) as error:
             self.note(error)
         if self.trouble is None:
             self.has_trouble.clear()
@@ -117,9 +120,9 @@ class Storage:
             await self.write(lambda database: self.results.remove(gallery.unused(database, hashes)))
 
     def _open(self) -> None:
-        self.journal.open()
         self.results.open()
         self.reserve.take()
+        self.journal.open()
 
     def _sweep(self, database: Database, folder: str) -> None:
         """In the writer's thread, so that no row can come to name a file between the look and the removal."""
