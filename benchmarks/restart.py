@@ -112,8 +112,8 @@ def main() -> None:
         f"of which {busy:.2f} s on the processor"
     )
     with TemporaryDirectory() as name:
-        early, late = asyncio.run(long_day(Path(name), count // 5))
-    print(f"memory after {count // 50} jobs {early / 2**20:.1f} MiB, after {count // 5} jobs {late / 2**20:.1f} MiB")
+        early, late = asyncio.run(long_day(Path(name), count // 10))
+    print(f"memory after {count // 100} jobs {early / 2**20:.1f} MiB, after {count // 10} jobs {late / 2**20:.1f} MiB")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,14 @@
 
 import errno
 import os
+import random
+import shutil
 import signal
 import sqlite3
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -64,6 +68,64 @@ class WatchedDisk(LocalDisk):
         value = operation()
         self._watch(name, "after")
         return value
+
+
+class UnsyncedDisk(WatchedDisk):
+    """Knows what a power cut may take back: bytes and names that no sync has reached.
+
+    The database is SQLite's own affair: what it has committed, it has synced.
+    """
+
+    def __init__(self, number: int, dice: random.Random) -> None:
+        super().__init__(At(number, "after", self.cut_power, CHANGES))
+        self._dice = dice
+        self._data: set[Path] = set()
+        self._names: dict[Path, list[Callable[[], None]]] = defaultdict(list)
+        """Folder -> how each change of its names is undone, in order."""
+        self._lock = threading.Lock()
+
+    def write(self, path: Path, data: bytes) -> None:
+        with self._lock:
+            self._data.add(path)
+            self._names[path.parent].append(partial(path.unlink, missing_ok=True))
+        super().write(path, data)
+
+    def rename(self, old: Path, new: Path) -> None:
+        super().rename(old, new)
+        with self._lock:
+            if old in self._data:
+                self._data.add(new)
+            self._names[new.parent].append(lambda: new.replace(old) if new.exists() else None)
+
+    def make_folder(self, path: Path) -> None:
+        if not path.exists():
+            with self._lock:
+                self._names[path.parent].append(partial(shutil.rmtree, path, ignore_errors=True))
+        super().make_folder(path)
+
+    def remove(self, path: Path) -> None:
+        if path.exists():
+            data = path.read_bytes()
+            with self._lock:
+                self._names[path.parent].append(lambda: path.write_bytes(data) and None)
+        super().remove(path)
+
+    def sync(self, path: Path) -> None:
+        super().sync(path)
+        with self._lock:
+            self._data.discard(path)
+            self._names.pop(path, None)
+
+    def cut_power(self, name: str) -> None:
+        """Of what was not synced, each file is lost from some byte and the names of each folder from some change."""
+        dice = self._dice
+        for path in sorted(self._data):
+            if path.is_file() and dice.random() < 0.5:
+                os.truncate(path, dice.randrange(path.stat().st_size + 1))
+        for undo in self._names.values():
+            for step in reversed(undo[dice.randrange(len(undo) + 1) :]):
+                step()
+        kill_me(name)
 
 
 class WatchedDatabase:

@@ -2,6 +2,7 @@
 
 import os
 import queue
+import resource
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.machine import memory
 from marmo.request import Defaults, ImageRequest
 from marmo.serve.contract import Died, Failed, Finished, Ready, Report, Staged, Stepped, Stopped, Task
 from marmo.serve.engine import LocalEngine
@@ -24,8 +26,8 @@ LONG = 240
 """Seconds; a test that waits so long has failed."""
 
 
-def setup(path: Path, **fields: object) -> Setup:
-    return Setup(models=(("toy", str(path)),), device="cpu", dtype="float32", threads=1, **fields)
+def setup(path: Path) -> Setup:
+    return Setup(models=(("toy", str(path)),), device="cpu", dtype="float32", threads=1)
 
 
 @contextmanager
@@ -173,16 +175,30 @@ def test_a_model_whose_file_is_cut_off_ends_in_a_failure(tmp_path: Path):
         assert "toy" in failed.message and str(tmp_path) not in failed.message
 
 
-def test_a_worker_with_little_memory_fails_what_is_too_large_and_lives(stand_in: Path):
-    """A true limit of the system, not an injected error."""
-    with up(setup(stand_in, address_space=6 << 30)) as engine:
-        pid = engine.pid
-        engine.submit(task("small", steps=8))
-        engine.submit(task("huge", width=4096, height=4096, steps=1))
+def test_a_worker_with_little_memory(engine: LocalEngine):
+    """A true limit of the system, not an injected error: first too little for one tile, then enough for tiles."""
+    assert engine.pid is not None
+    pid = engine.pid
+    engine.submit(task("small"))
+    until(engine, Finished)
+    with limited(pid, 40 << 20):
+        engine.submit(task("too large", width=256, height=256, steps=1))
+        engine.submit(task("mate", steps=8))
         ends = [until(engine, *ENDS), until(engine, *ENDS)]
-        assert {end.job: getattr(end, "code", None) for end in ends} == {"small": None, "huge": "memory"}
-        engine.submit(task("after"))
-        assert isinstance(until(engine, *ENDS), Finished) and engine.pid == pid
+        assert {end.job: getattr(end, "code", None) for end in ends} == {"too large": "memory", "mate": None}
+    with limited(pid, 140 << 20):
+        engine.submit(task("large", width=384, height=384, steps=1))
+        assert "small tiles" in until(engine, *ENDS).notes[0]
+    assert engine.pid == pid
+
+
+@contextmanager
+def limited(pid: int, more: int) -> Iterator[None]:
+    """A process may take so many bytes more than it has."""
+    before = resource.prlimit(pid, resource.RLIMIT_AS)
+    resource.prlimit(pid, resource.RLIMIT_AS, (memory("VmSize", pid) + more, before[1]))
+    yield
+    resource.prlimit(pid, resource.RLIMIT_AS, before)
 
 
 def test_closing_hands_back_what_does_not_finish(stand_in: Path):

@@ -6,6 +6,7 @@ After SQLite's own anomaly tests: the loop ends when a life has passed without m
 import asyncio
 import hashlib
 import os
+import random
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -19,7 +20,16 @@ from marmo.serve.disk import LocalDisk
 from marmo.serve.inputs import attach
 from marmo.serve.job import ImageQuery, Job, JobQuery, Refusal
 from marmo.serve.journal import JournalError
-from tests.serve.faulty_disk import CHANGES, At, Moment, WatchedDisk, input_output_error, kill_me, no_space
+from tests.serve.faulty_disk import (
+    CHANGES,
+    At,
+    Moment,
+    UnsyncedDisk,
+    WatchedDisk,
+    input_output_error,
+    kill_me,
+    no_space,
+)
 from tests.serve.queues import ready, saying, until
 from tests.serve.toy_engine import toy_picture
 
@@ -105,27 +115,44 @@ def test_an_error_at_every_operation(tmp_path: Path, moment: Moment, act: Callab
     assert number > 100
 
 
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
 @pytest.mark.long
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("moment", ["before", "after"])
+@needs_fork
+@pytest.mark.parametrize("moment", ["before", pytest.param("after", marks=pytest.mark.slow)])
 def test_a_kill_at_every_operation(tmp_path: Path, moment: Moment) -> None:
     number, killed = 0, True
     while killed:
         folder = tmp_path / f"{number}"
-        killed, told = run_and_kill(folder, At(number, moment, kill_me, CHANGES))
+        killed, told = run_and_kill(folder, WatchedDisk(At(number, moment, kill_me, CHANGES)))
         check(folder, told)
         number += 1
     assert number > 20
 
 
-def run_and_kill(folder: Path, fault: At) -> tuple[bool, list[str]]:
+@pytest.mark.long
+@needs_fork
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 20))])
+def test_a_power_cut_at_every_operation(tmp_path: Path, seed: int) -> None:
+    """Files and names that no sync has reached are lost, each or not."""
+    number, killed = 0, True
+    while killed:
+        folder, dice = tmp_path / f"{number}", random.Random(1000 * seed + number)
+        killed, told = run_and_kill(folder, UnsyncedDisk(number, dice))
+        check(folder, told)
+        number += 1
+    assert number > 20
+
+
+def run_and_kill(folder: Path, disk: WatchedDisk) -> tuple[bool, list[str]]:
     """A life in a process of its own: whether it was killed, and what it had acknowledged."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            asyncio.run(live(folder, WatchedDisk(fault), lambda id: os.write(writer, f"{id}\n".encode()) and None))
+            asyncio.run(live(folder, disk, lambda id: os.write(writer, f"{id}\n".encode()) and None))
             status = 0
         finally:
             os._exit(status)

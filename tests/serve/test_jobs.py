@@ -269,3 +269,20 @@ async def test_users_take_turns_and_people_go_first(tmp_path: Path) -> None:
         for id in owners:
             await jobs.wait(id)
         assert [owners[id] for id, _ in engine.started[1:]] == ["dog", "bob", "cat", "ann", "ann"]
+
+
+@in_loop
+async def test_nothing_is_kept_in_memory_of_jobs_that_have_ended(tmp_path: Path) -> None:
+    async with ready(tmp_path, ToyEngine(at_once=3)) as jobs:
+        some = [
+            await jobs.submit(saying(("a fox", "fail", "hang")[n % 3], n), f"user{n}", key=f"{n}") for n in range(30)
+        ]
+        followers = [asyncio.create_task(jobs.wait(job.id)) for job in some]
+        for job in some[2::3]:
+            await jobs.cancel(job.id)
+        assert {(await follower).state for follower in followers} == {"succeeded", "failed", "cancelled"}
+        line, hub = jobs._line, jobs._hub
+        await until(lambda: not line.in_hand)
+        assert not hub._channels and not line.rows and len(line.schedule) == 0
+        assert not line.schedule._lines and not line.schedule._passed and not line.schedule._counts
+        assert not jobs._arriving and not jobs._storage.results._held and len(line._requests) == 0

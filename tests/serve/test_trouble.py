@@ -77,7 +77,7 @@ async def test_a_closing_server_takes_nothing_and_parks_what_runs(tmp_path: Path
 async def test_what_can_end_in_time_ends(tmp_path: Path) -> None:
     async with ready(tmp_path, ToyEngine(step_seconds=0.02)) as jobs:
         job = await jobs.submit(saying("a fox", steps=20), "ann")
-        await until_state(jobs, job.id, "running")
+        await until(lambda: job.id in jobs._line.in_hand and jobs._line.in_hand[job.id].step > 0)
         await jobs.drain(20)
         assert (await jobs.get(job.id)).state == "succeeded"
 
