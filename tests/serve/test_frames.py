@@ -34,7 +34,7 @@ models = st.builds(
     licence=st.none() | words,
     defaults=st.builds(Defaults, unused=st.frozensets(words, max_size=3)),
 )
-operations = st.builds(Operation, st.sampled_from(["step", "loading"]), words, st.integers(1, 64))
+operations = st.builds(Operation, st.sampled_from(["step", "opening"]), words, st.integers(1, 64))
 from_worker = st.one_of(
     st.builds(Ready, st.lists(models, max_size=2).map(tuple)),
     st.builds(Staged, words, st.just(1), st.sampled_from(["loading", "encoding", "decoding"])),

@@ -16,6 +16,7 @@ from marmo.models.vae import VAE, Moments
 WHOLE = 96 * 96
 """Latents (768 x 768 pixels) up to which the autoencoder works in one piece."""
 WIDENED = "the autoencoder overflowed in half precision, so the picture was decoded again in float32"
+IN_SMALL_TILES = "memory ran out, so the picture was decoded in small tiles"
 TILE = 64
 OVERLAP = 16
 SMALL_TILE = 32

@@ -109,6 +109,7 @@ class LatentDiffusion(Painter):
         painted = [picture for one in decoded for picture in to_pictures(resolved(one.pixels))]
         pictures = tuple(opening.finish(picture) for picture in painted)
         notes += (first_stage.WIDENED,) * any(one.widened for one in decoded)
+        notes += (first_stage.IN_SMALL_TILES,) * any(one.small for one in decoded)
         yield Result(pictures, records(request, cards, sigmas, self.device, self.dtype), notes)
 
     def resolve(self, request: ImageRequest) -> ImageRequest:

@@ -88,12 +88,15 @@ class Decode:
     """1 3 FH FW in [-1, 1]."""
     widened: bool = False
     """Whether half precision was too narrow for them."""
+    small: bool = False
+    """Whether they were decoded in small tiles."""
 
     def answer(self) -> None:
         self.pixels, self.widened = self.painter.decode(self.latents)
 
     def answer_in_tiles(self) -> None:
         """The same with the least memory."""
+        self.small = True
         self.pixels, self.widened = self.painter.decode(self.latents, small=True)
 
 

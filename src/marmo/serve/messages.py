@@ -1,12 +1,12 @@
 """What the engine and its worker process say to each other, beside the tasks and reports of the contract."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from marmo.serve.contract import Failed, Finished, Previewed, Ready, Staged, Stepped, Stopped, Task
 from marmo.serve.frames import Vocabulary
 
-Kind = Literal["opening", "loading", "encoding", "step", "decoding", "finishing"]
+Kind = Literal["opening", "encoding", "step", "decoding"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +21,6 @@ class Setup:
     """A tiny decoder's file."""
     cache_bytes: int | None = None
     """For models and texts that no request needs at the moment; by default half of the device's memory."""
-    address_space: int | None = None
-    """A limit on the process's memory in bytes, for machines that must not swap."""
     threads: int | None = None
 
 
@@ -78,4 +76,3 @@ TO_WORKER = Vocabulary((Setup, Task, Cancel, Close))
 FROM_WORKER = Vocabulary(
     (Ready, Staged, Stepped, Previewed, Finished, Failed, Stopped, Began, Ended, Tight, Idle),
 )
-KINDS: tuple[Kind, ...] = get_args(Kind)

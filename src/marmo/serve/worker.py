@@ -106,10 +106,6 @@ def _stock(setup: Setup, outbox: Outbox) -> Stock:
     """Open the catalogue and tell it."""
     if setup.threads is not None:
         torch.set_num_threads(setup.threads)
-    if setup.address_space is not None:
-        import resource  # not on Windows
-
-        resource.setrlimit(resource.RLIMIT_AS, (setup.address_space, setup.address_space))
     models = {id: Path(path) for id, path in setup.models}
     preview = None if setup.preview is None else Path(setup.preview)
     stock = Stock(models, setup.device, setup.dtype, preview, setup.cache_bytes)
