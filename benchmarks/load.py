@@ -97,7 +97,8 @@ async def cancel(port: int, process: int, seconds: float) -> None:
                     await asking.ask("POST", f"/api/v1/jobs/{job}/cancel")
             if kind == "cancelled":
                 times.append(now - begun)
-        asking.close(), listening.close()
+        asking.close()
+        listening.close()
     took, step = quantiles(times), quantiles(steps)
     print(f"cancel: {len(times)}, p50 {took[0]:.1f} ms, p99 {took[1]:.1f} ms")
     print(f"a step: {len(steps)}, p50 {step[0]:.1f} ms, p99 {step[1]:.1f} ms")
