@@ -12,6 +12,7 @@ The model is the untrained stand-in.  Client, server and worker share the machin
 """
 
 import asyncio
+import os
 import random
 import subprocess
 import sys
@@ -96,7 +97,8 @@ async def cancel(port: int, process: int, seconds: float) -> None:
                     await asking.ask("POST", f"/api/v1/jobs/{job}/cancel")
             if kind == "cancelled":
                 times.append(now - begun)
-        asking.close(), listening.close()
+        asking.close()
+        listening.close()
     took, step = quantiles(times), quantiles(steps)
     print(f"cancel: {len(times)}, p50 {took[0]:.1f} ms, p99 {took[1]:.1f} ms")
     print(f"a step: {len(steps)}, p50 {step[0]:.1f} ms, p99 {step[1]:.1f} ms")
@@ -200,7 +202,7 @@ def main(names: list[str], seconds: float) -> None:
     from marmo.serve.server import raise_file_limit
 
     raise_file_limit()
-    print(describe())
+    print(f"{describe()}, load average {os.getloadavg()[0]:.1f}")
     for name in names:
         part, waiting = PARTS[name]
         with server(waiting) as (port, process):

@@ -285,4 +285,4 @@ async def test_nothing_is_kept_in_memory_of_jobs_that_have_ended(tmp_path: Path)
         await until(lambda: not line.in_hand)
         assert not hub._channels and not line.rows and len(line.schedule) == 0
         assert not line.schedule._lines and not line.schedule._passed and not line.schedule._counts
-        assert not jobs._arriving and not jobs._storage.results._held and len(line._requests) == 0
+        assert not jobs._admission._arriving and not jobs._storage.results._held and len(line._requests) == 0

@@ -181,7 +181,7 @@ def test_everyone_sees_their_own_and_the_admin_sees_all(tmp_path: Path) -> None:
     on(tmp_path, test, PEOPLE)
 
 
-def test_one_users_key_is_not_anothers(tmp_path: Path) -> None:
+def test_the_same_key_of_two_users_is_two_jobs(tmp_path: Path) -> None:
     async def test(server: Served) -> None:
         key = ("Idempotency-Key", "same")
         ids = [(await server.post("/api/v1/jobs", {"prompt": "x"}, who, key)).json()["id"] for who in (ANA, BEN)]

@@ -12,10 +12,9 @@ Everything here runs in one event loop; nothing in it blocks that loop on a disk
 import asyncio
 import hashlib
 import secrets
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -25,6 +24,7 @@ from marmo.files.pictures import find_record
 from marmo.files.record import Record
 from marmo.request import ImageRequest
 from marmo.serve import gallery, rows
+from marmo.serve.admission import USUAL, Admission, Limits
 from marmo.serve.clock import SYSTEM, Clock, Watch
 from marmo.serve.contract import Engine, Model
 from marmo.serve.disk import Database, Disk, LocalDisk
@@ -35,16 +35,12 @@ from marmo.serve.hub import Hub
 from marmo.serve.inputs import detach
 from marmo.serve.job import (
     MAX_PRIORITY,
-    DiskFull,
-    Draining,
     Health,
     ImageQuery,
     Job,
     JobEvent,
     JobQuery,
     Page,
-    QueueFull,
-    Refusal,
     StoredImage,
     Unknown,
     UnknownModel,
@@ -57,22 +53,8 @@ from marmo.serve.storage import Storage
 
 T = TypeVar("T")
 
-MARGIN = 4 << 20
-"""Bytes that a submission leaves free beside what it needs itself."""
 TICK = 1.0
 """Seconds between two looks at the disk and at the queue's order."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """How much may wait, and what is kept free."""
-
-    waiting: int = 20_000
-    """Jobs in the queue."""
-    per_owner: int = 10_000
-    """Of them one owner's."""
-    reserve: int = 64 << 20
-    """Bytes on the disk that only the journal's last words may use."""
 
 
 class Jobs:
@@ -82,18 +64,17 @@ class Jobs:
         self,
         folder: Path,
         engine: Engine,
-        limits: Limits = Limits(),
+        limits: Limits = USUAL,
         style: Style = PLAIN,
         disk: Disk | None = None,
         clock: Clock = SYSTEM,
     ) -> None:
-        self._limits, self._clock = limits, clock
+        self._clock = clock
         self._storage = Storage(folder, disk or LocalDisk(), limits.reserve)
         self._hub = Hub()
         self._line = Dispatcher(engine, self._storage, self._hub, clock, style)
         self._prospect = Prospect(self._line, clock)
-        self._arriving = Counter[str]()
-        self._refused = 0
+        self._admission = Admission(limits, self._storage, self._line, self._prospect)
 
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[None]:
@@ -143,12 +124,11 @@ class Jobs:
         model = self.model(request.model)
         whole = request.model_copy(update={"model": model.id}).resolve(model.defaults)
         bare, pictures = detach(whole)
-        self._check_room(owner, bare, sum(map(len, pictures.values())))
+        self._admission.enter(owner, bare, sum(map(len, pictures.values())))
         new = NewJob(
             id=secrets.token_hex(16), owner=owner, key=key, digest=digest, priority=priority, request=bare,
             inputs={}, work=work_of(bare), created=self._clock.wall(),
         )  # fmt: skip
-        self._arriving[owner] += 1
         return await asyncio.shield(asyncio.ensure_future(self._enter(new, pictures)))
 
     async def get(self, job: str, owner: str | None = None) -> Job:
@@ -280,7 +260,7 @@ class Jobs:
         return {
             **{f"jobs_{end}_total": self._line.counts[end] for end in ends},
             "jobs_submitted_total": self._line.counts["submitted"],
-            "jobs_refused_total": self._refused,
+            "jobs_refused_total": self._admission.refused,
             "steps_total": self._line.counts["steps"],
             "worker_deaths_total": self._line.counts["worker_deaths"],
             "jobs_waiting": len(self._line.schedule),
@@ -302,10 +282,9 @@ class Jobs:
         try:
             new, added = await self._add(new, pictures)
         except (JournalError, OSError) as error:
-            raise self._excuse(error) from error
+            raise self._admission.excuse(error) from error
         finally:
-            self._arriving.subtract([new.owner])
-            self._arriving += Counter()  # forget who is at zero
+            self._admission.leave(new.owner)
         if isinstance(added, str):  # somebody was faster with the same key
             return await self.get(added)
         self._line.counts["submitted"] += 1
@@ -344,39 +323,11 @@ class Jobs:
         elif self._line.cancel(job):
             await self._write(partial(rows.ask_to_cancel, job=job))
 
-    def _check_room(self, owner: str, request: ImageRequest, input_bytes: int) -> None:
-        """Raises `Draining`, `QueueFull`, `DiskFull`, `Unready`."""
-        if self._line.is_draining:
-            raise Draining
-        self._check_line("server", len(self._line.schedule) + self._arriving.total(), self._limits.waiting)
-        self._check_line("owner", self._line.schedule.waiting(owner) + self._arriving[owner], self._limits.per_owner)
-        self._check_disk(input_bytes + picture_bytes(request))
-
-    def _check_line(self, whose: Literal["server", "owner"], waiting: int, limit: int) -> None:
-        if waiting >= limit:
-            self._refused += 1
-            raise QueueFull(limit, waiting, self._prospect.next_end(), whose)
-
-    def _check_disk(self, needed: int) -> None:
-        try:
-            free = self._storage.free()
-        except OSError as error:
-            raise self._excuse(error) from error
-        if free < needed + MARGIN:
-            self._refused += 1
-            raise DiskFull(needed + MARGIN)
-
-    def _excuse(self, error: JournalError | OSError) -> Refusal:
-        """What to tell the client whose job could not be written."""
-        self._storage.note(error)
-        self._refused += 1
-        return DiskFull(MARGIN) if self._storage.is_full else Unready("the journal cannot be written now; try again")
-
     async def _read(self, function: Callable[[Database], T]) -> T:
         try:
             return await self._storage.read(function)
         except JournalError as error:
-            raise self._excuse(error) from error
+            raise self._admission.excuse(error) from error
 
     async def _file(self, read: Callable[[], bytes]) -> bytes:
         try:
@@ -388,7 +339,7 @@ class Jobs:
         try:
             return await self._storage.write(function)
         except JournalError as error:
-            raise self._excuse(error) from error
+            raise self._admission.excuse(error) from error
 
     async def _keep_house(self) -> None:
         """Looks after the disk, tells the waiting where they stand, empties the trash."""
@@ -415,11 +366,6 @@ class Jobs:
             for row in waiting:
                 self._line.add(row)
             self._line.wake()
-
-
-def picture_bytes(request: ImageRequest) -> int:
-    """The most that a resolved request's pictures may take: what PNG makes of noise."""
-    return 4 * request.num_images * (request.width or 512) * (request.height or 512)
 
 
 def _digest(request: ImageRequest) -> str:
