@@ -12,6 +12,7 @@ The model is the untrained stand-in.  Client, server and worker share the machin
 """
 
 import asyncio
+import os
 import random
 import subprocess
 import sys
@@ -200,7 +201,7 @@ def main(names: list[str], seconds: float) -> None:
     from marmo.serve.server import raise_file_limit
 
     raise_file_limit()
-    print(describe())
+    print(f"{describe()}, load average {os.getloadavg()[0]:.1f}")
     for name in names:
         part, waiting = PARTS[name]
         with server(waiting) as (port, process):

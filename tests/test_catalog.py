@@ -63,7 +63,7 @@ def test_the_home_folder_may_be_a_tilde(stand_in: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("network", "fields", "reason"),
     [
-        ("unet", {"in_channels": 9}, "its unet turns 9 channels into 4, and latents have 4; models for inpainting"),
+        ("unet", {"in_channels": 5}, "its unet turns 5 channels into 4, and latents have 4; Marmo knows models that"),
         ("unet", {"out_channels": 8}, "its unet turns 4 channels into 8, and latents have 4"),
         ("vae", {"latent_channels": 16}, "its unet turns 4 channels into 4, and latents have 16"),
         ("unet", {"context_width": 768}, "its unet reads texts 768 wide, and its text encoder writes 64"),

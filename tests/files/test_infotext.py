@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from marmo.files.infotext import NOISE_SOURCES, SAMPLERS, SCHEDULES, infotext
 from marmo.files.record import Record
-from marmo.request import ImageRequest, Variation
+from marmo.request import ImageRequest, Inpaint, Outpaint, Variation
 from marmo.solver_names import NoiseSourceName, SamplerName, ScheduleName
 
 HASH = "6ce0161689b3853acaa03779ec93eafe75a02f4ced659bee03f50797806fa2fa"
@@ -54,6 +54,22 @@ def test_golden_with_everything():
         'Model hash: 6ce0161689, Model: "a, b: c", Denoising strength: 0.6, Clip skip: 2, RNG: CPU, '
         "Eta DDIM: 0.5, Prompt syntax: marmo, Version: marmo 0.1.0"
     )
+
+
+def test_a_mask_and_an_instruction():
+    keys = "Denoising strength: 0.6, RNG: CPU, "
+    tail = "Prompt syntax: marmo, Version: marmo 0.1.0"
+    masked = {"init_image": b"a picture", "mask": b"a mask", "strength": 0.6}
+    assert last_line(**masked, inpaint=Inpaint(fill="original")).endswith(f"{keys}Mask blur: 4, {tail}")
+    everything = Inpaint(fill="blank", area="masked", padding=8, feather=1.5, invert=True)
+    assert last_line(**masked, inpaint=everything).endswith(
+        f"{keys}Mask mode: Inpaint not masked, Mask blur: 1.5, Inpaint area: Only masked, Masked area padding: 8, "
+        f"Masked content: latent nothing, {tail}"
+    )
+    outpainted = last_line(outpaint=Outpaint(left=8), inpaint=Inpaint(fill="blurred"), strength=0.6)
+    assert outpainted.endswith(f"{keys}Mask blur: 4, Masked content: fill, {tail}")
+    assert "CFG scale: 7, Image CFG scale: 1.5, Seed: 7" in last_line(image_guidance_scale=1.5)
+    assert "Mask" not in last_line(strength=0.6)
 
 
 def test_noise_of_other_programs_and_what_changes_it():

@@ -255,10 +255,8 @@ def test_a_picture_that_would_be_too_large():
 def test_masks_in_every_kind_of_file(mode: str):
     """Opaque ones; the same part is marked in all of them."""
     grey = marked((60, 44), (10, 10, 30, 30))
-    if mode == "I;16":
-        mask = Image.fromarray(np.asarray(grey, dtype=np.uint16) * 257)
-    else:
-        mask = grey.convert(mode)
+    deep = Image.fromarray(np.asarray(grey, dtype=np.uint16) * 257)
+    mask = deep if mode == deep.mode else grey.convert(mode)
     found = inputs(ImageRequest(init_image=png(photo()), mask=png(mask)))
     assert isinstance(found, Inputs) and found.mask is not None
     assert found.mask.tobytes() == grey.tobytes()

@@ -11,6 +11,8 @@ from torch import Tensor
 import marmo
 from benchmarks.checkpoint import random_checkpoint
 from marmo.diffusion.samplers import Prediction, Query
+from marmo.diffusion.sources import TorchCpu
+from marmo.pipelines.beginning import Opening
 from marmo.pipelines.inpaint import Kept
 from marmo.pipelines.latent import LatentDiffusion
 from marmo.pipelines.painter import Question
@@ -90,9 +92,6 @@ def test_the_walk_ends_in_the_latents_of_the_picture(models, sampler: str, start
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model, "decode", spy)
         model.generate(wanted)
-    from marmo.diffusion.sources import TorchCpu
-    from marmo.pipelines.beginning import Opening
-
     opening = Opening.of(model, wanted, model.sigmas(wanted), TorchCpu([7]))
     kept = opening.begin().kept
     assert kept is not None
@@ -160,17 +159,13 @@ def test_shares_of_strength_are_kept_until_their_time():
 
 def test_the_kept_part_of_every_answer_is_the_pictures():
     known, share = torch.full((2, 4, 1, 2), 3.0), torch.tensor([0.0, 1.0]).view(1, 1, 1, 2)
-    seen: list[Tensor] = []
-
-    def ask(query: Query) -> Prediction:
-        seen.append(query.x)
-        return Prediction(torch.zeros_like(query.x), torch.ones_like(query.x))
-
     noise = torch.randn(2, 4, 1, 2)
     query = Query(torch.full((2, 4, 1, 2), 9.0), torch.tensor(2.0), 0)
     for shown, wanted in ((noise, known + 2 * noise), (None, query.x)):
-        answer = Kept(known, share, False, 1, shown).answer(query, ask)
-        assert torch.equal(seen[-1][..., :1], wanted[..., :1]) and torch.equal(seen[-1][..., 1:], query.x[..., 1:])
+        kept = Kept(known, share, False, 1, shown)
+        asked = kept.shown(query)
+        assert torch.equal(asked.x[..., :1], wanted[..., :1]) and torch.equal(asked.x[..., 1:], query.x[..., 1:])
+        answer = kept.restored(0, Prediction(torch.zeros_like(asked.x), torch.ones_like(asked.x)))
         for part, inside in ((answer.x0, 0.0), (answer.cond, 1.0)):
             assert part is not None
             assert (part[..., 0] == 3).all() and (part[..., 1] == inside).all()
@@ -269,7 +264,7 @@ def test_what_cannot_act_is_refused(models, task: Task, fields: dict[str, object
 
 def test_a_refiner_must_paint_from_words(models, tmp_path: Path):
     file = random_checkpoint(tmp_path / "r.safetensors", task="inpaint")
-    with pytest.raises(ValueError, match="cannot refine .* it was trained to inpaint"):
+    with pytest.raises(ValueError, match=r"cannot refine .* it was trained to inpaint"):
         marmo.load(models["paint"].card.path, device="cpu", dtype="float32", refiner=file)
 
 

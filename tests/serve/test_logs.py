@@ -1,4 +1,4 @@
-"""What a log may say.  Secrets are planted wherever a caller can put one, and looked for in logs, answers and PNGs."""
+"""What a log may say.  Secrets are planted wherever a caller can put one, and looked for in logs and pictures."""
 
 import asyncio
 import io

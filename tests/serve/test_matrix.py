@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
+import pytest
 from fastapi.routing import APIRoute, APIRouter
 
 from marmo.serve.app import ROUTERS
@@ -54,6 +55,7 @@ def test_the_list_of_routes_is_whole() -> None:
     assert len(found) > 50
 
 
+@pytest.mark.long
 def test_hosts_and_origins_on_every_route(tmp_path: Path) -> None:
     async def main() -> None:
         async with served(tmp_path, Settings(tokens=TOKENS), speaking=DIALECTS) as server:
@@ -74,6 +76,7 @@ def test_hosts_and_origins_on_every_route(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.long
 def test_tokens_on_every_route(tmp_path: Path) -> None:
     cookie = ("Cookie", f"{COOKIE}={TOKENS.session(User('ben', 'read'), 4e9)}")
     strangers = [(), (("Authorization", "Bearer wrong"),), (("Cookie", f"{COOKIE}=ben.9999999999.00"),)]

@@ -1,4 +1,7 @@
-"""schemathesis reads /openapi.json and tries what it allows and what it forbids: no 5xx but 503 and 507."""
+"""schemathesis reads /openapi.json and tries what it allows and what it forbids: no 5xx but 503 and 507.
+
+Three routes of AUTOMATIC1111 exist to say that they do nothing here, with a 501 that `docs/dialects.md` names.
+"""
 
 import asyncio
 import json
@@ -43,17 +46,20 @@ HOOKS = '''
 
 import schemathesis
 
+SAYS_NO = {f"/sdapi/v1/{name}" for name in ("interrogate", "extra-single-image", "extra-batch-images")}
+
 
 @schemathesis.check
 def only_specified_5xx(ctx, response, case):
-    if response.status_code >= 500 and response.status_code not in (503, 507):
+    specified = {503, 507} | ({501} if case.path in SAYS_NO else set())
+    if response.status_code >= 500 and response.status_code not in specified:
         raise AssertionError(f"{case.method} {case.path} answered {response.status_code}")
 '''
 
 
 @pytest.mark.long
 def test_no_5xx_and_answers_as_described(server: Process, tmp_path: Path) -> None:
-    said = fuzz(server, "fuzzing", 6, tmp_path)
+    said = fuzz(server, "fuzzing", 3, tmp_path)
     assert "passed" in said
     assert server.ask("GET", "/healthz") == (200, b"ok\n")
 

@@ -73,13 +73,12 @@ def running(folder: Path, *arguments: str) -> Generator[Process]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_end_it_finishes_what_runs_and_keeps_what_waits(tmp_path: Path, number: int) -> None:
+def test_told_to_end_it_finishes_what_runs_and_keeps_what_waits(tmp_path: Path) -> None:
     with running(tmp_path, "0.05", "20") as server:
         jobs = [server.submit("a fox", steps=20) for _ in range(4)]
         waiting = [server.submit("an owl", steps=2) for _ in range(3)]
         server.until(f"/api/v1/jobs/{jobs[-1]}", "state", "running")
-        assert server.stop(number) == 0
+        assert server.stop() == 0
     with running(tmp_path) as again:
         for job in jobs:
             found = again.ask("GET", f"/api/v1/jobs/{job}")[1]
@@ -97,7 +96,7 @@ def test_what_does_not_end_in_time_is_parked_and_streams_end(tmp_path: Path) -> 
         stream = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
         stream.request("GET", f"/api/v1/jobs/{job}/events")
         answer = stream.getresponse()
-        assert server.stop() == 0
+        assert server.stop(signal.SIGINT) == 0
         assert b"event: parked" in answer.read()
         stream.close()
     with running(tmp_path) as again:

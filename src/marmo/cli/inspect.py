@@ -13,8 +13,8 @@ if TYPE_CHECKING:  # help shall not wait for torch
     from marmo.weights.store import Tensors
 
 
-TASKS = {"inpaint": "for inpainting", "edit": "for editing by instruction", None: "for a task unknown to Marmo"}
-"""What the networks see beside words and latents, for people; nothing beside them is not worth a word."""
+TASKS = {"inpaint": "for inpainting", "edit": "for editing by instruction", "?": "for a task unknown to Marmo"}
+"""For people; painting from words alone is not worth a word."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Inspect:
             print(json.dumps(report | {"sha256": hashes} if hashes else report, default=vars))
             return _warn(files.report())
         known = [f"{checkpoint.kind.title} that predicts {training['prediction']}"] if checkpoint.kind else []
-        known += [TASKS[task]] if (task := training.get("task")) in TASKS else []
+        known += [TASKS[task] for task in TASKS if task == training.get("task")]
         known += ["trained up to pure noise"] * bool(training.get("zero_snr"))
         print(f"{self.file}: {', '.join([checkpoint.layout, *known, _size(size)])}")
         for network, part in checkpoint.parts.items():
@@ -105,7 +105,7 @@ def _training(checkpoint: "Checkpoint") -> dict[str, object]:
     try:
         task = task_of(unet, vae)
     except ValueError:
-        task = None
+        task = "?"
     return {
         "task": task,
         "kind": checkpoint.kind.name,

@@ -137,7 +137,7 @@ class Replay:
             )
         data = path.read_bytes()
         if sha256(data).hexdigest() != wanted:
-            raise ValueError(f"{path} is not the {name} that {self.picture} was made from")
+            raise ValueError(f"{path} is not the picture that {self.picture} was made from, its {name}")
         return data
 
     def _with_models(self, record: Record) -> ImageRequest:

@@ -15,7 +15,6 @@ from marmo.files.record import Record
 from marmo.request import Fill, Outpaint
 from marmo.solver_names import A1111_DISCARDS, ETA, NOISE_SOURCES, SAMPLERS, SCHEDULES
 
-
 MASKED_CONTENT: Mapping[Fill, str] = {"blurred": "fill", "noise": "latent noise", "blank": "latent nothing"}
 """A1111's names; it does not name the original."""
 
@@ -70,7 +69,7 @@ def _masking(record: Record) -> dict[str, str | int | float | None]:
         "Mask blur": settings.feather,
         "Inpaint area": "Only masked" if is_crop else None,
         "Masked area padding": settings.padding if is_crop else None,
-        "Masked content": MASKED_CONTENT[settings.fill] if settings.fill in MASKED_CONTENT else None,
+        "Masked content": MASKED_CONTENT.get(settings.fill or "original"),
     }
 
 

@@ -171,7 +171,7 @@ def decode_mask(data: bytes) -> Image.Image:
     image = _open(BytesIO(data))
     with _pillow_errors():
         image = ImageOps.exif_transpose(image)
-        is_opaque = not image.has_transparency_data or image.convert("RGBA").getextrema()[3] == (255, 255)
+        is_opaque = not image.has_transparency_data or image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
         grey = _to_rgb(image).convert("L")
     if not is_opaque:
         raise ValueError("transparency may mean either part; give one in black and white")

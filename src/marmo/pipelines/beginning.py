@@ -146,7 +146,7 @@ class Opening:
 
     def _masked(self) -> Tensor:
         """The mask and, grey under it, the picture's latents.  B 1+C H W; without a mask all is to be painted."""
-        channels, height, width = self._shape
+        _, height, width = self._shape
         factor = self.painter.card.vae.factor
         if self.canvas is None:
             mask, pixels = torch.ones(1, 1, height, width), torch.zeros(1, 3, height * factor, width * factor)

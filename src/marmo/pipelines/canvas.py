@@ -226,8 +226,8 @@ def _shaped(part: tuple[int, int, int, int], size: tuple[int, int], canvas: tupl
     width, height = (max(round(side * scale), 1) for side in size)
     if width * height > MAX_PIXELS:
         raise ValueError(
-            f"{right - left} x {bottom - top} pixels cannot be painted at {size[0]} x {size[1]}, whose shape is too far "
-            "from theirs"
+            f"{right - left} x {bottom - top} pixels cannot be painted at {size[0]} x {size[1]}; choose a width and a "
+            "height of their shape"
         )
     return Box(_placed(left, right, width, canvas[0]), _placed(top, bottom, height, canvas[1]), width, height)
 

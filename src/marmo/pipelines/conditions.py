@@ -2,7 +2,8 @@
 
 Podell et al. 2023, section 2.2.  Models for editing see a mask or a picture beside the latents.
 
-Shapes: B rows or pictures, Z channels beside the latents, H W their height and width, S context tokens, P width of the pooled prompt, V width of the vector, N numbers in it.
+Shapes: B rows or pictures, Z channels beside the latents, H W their height and width, S context tokens, P width of the
+pooled prompt, V width of the vector, N numbers in it.
 """
 
 from collections.abc import Sequence

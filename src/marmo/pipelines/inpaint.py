@@ -45,8 +45,9 @@ class Kept:
     def restored(self, index: int, found: Prediction) -> Prediction:
         """The networks' answer in a step, its kept part the picture's own."""
         free = self.free(index)
-        parts = (None if part is None else torch.where(free, part, self.known) for part in found[:3])
-        return Prediction(*parts, found.log_variance)
+        x0, cond, uncond = (None if part is None else torch.where(free, part, self.known) for part in found[:3])
+        assert x0 is not None
+        return Prediction(x0, cond, uncond, found.log_variance)
 
     def free(self, index: int) -> Tensor:
         """What is painted in a step.  1 1 H W, bool."""

@@ -15,12 +15,13 @@ from marmo.serve.context import Context
 from marmo.serve.contract import Engine
 from marmo.serve.dialects.offered import dialects
 from marmo.serve.job import JobQuery, Page, State
-from marmo.serve.jobs import Jobs
+from marmo.serve.jobs import Jobs, Limits
 from marmo.serve.logs import Log
 from marmo.serve.server import Server, listen
 from marmo.serve.settings import Settings
 
-ENDED = frozenset[State]({"succeeded", "failed", "cancelled", "quarantined"})
+PATIENCE = 120
+"""Seconds in which even a busy machine starts a worker."""
 
 
 class Quiet(Server):
@@ -72,12 +73,14 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, engine: Engine, settings: Settings | None = None) -> Generator[Served]:
-    log, started, holder = io.StringIO(), threading.Event(), []
+def serving(
+    folder: Path, engine: Engine, settings: Settings | None = None, limits: Limits | None = None
+) -> Generator[Served]:
+    log, started, given_up, holder = io.StringIO(), threading.Event(), threading.Event(), []
 
     async def main() -> None:
         listener = listen("127.0.0.1", 0)
-        context = Context(Jobs(folder, engine), settings or Settings(), Log(log))
+        context = Context(Jobs(folder, engine, limits or Limits()), settings or Settings(), Log(log))
         server = Quiet(create_app(context, dialects()), context)
         async with context.jobs.opened():
             while not context.jobs.models:
@@ -90,12 +93,13 @@ def serving(folder: Path, engine: Engine, settings: Settings | None = None) -> G
     thread = threading.Thread(target=lambda: asyncio.run(main()), name="server")
     thread.start()
     try:
-        assert started.wait(20), "the server does not come up"
+        assert started.wait(PATIENCE), "the server does not come up"
         yield holder[1]
     finally:
+        given_up.set()
         if holder:
             holder[1].loop.call_soon_threadsafe(holder[0].end)
-        thread.join(30)
+        thread.join(PATIENCE)
         assert not thread.is_alive(), "the server does not end"
 
 

@@ -47,6 +47,13 @@ def test_a_picture_is_painted_again(client: InferenceClient, server: Served):
     assert (job.request.prompt, job.request.strength, job.request.width, job.request.height) == ("a cat", 0.4, 64, 32)
 
 
+def test_a_picture_without_a_word_is_refused(client: InferenceClient):
+    """This client then sends bare bytes."""
+    with pytest.raises(HfHubHTTPError, match="application/json") as error:
+        client.image_to_image(picture())
+    assert error.value.response.status_code == 415
+
+
 def test_a_refusal_reaches_the_user(client: InferenceClient):
     with pytest.raises(HfHubHTTPError, match="num_inference_steps") as error:
         client.text_to_image("a fox", num_inference_steps=5000)

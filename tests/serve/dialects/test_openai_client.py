@@ -4,6 +4,7 @@ import base64
 import threading
 import time
 from io import BytesIO
+from pathlib import Path
 
 import openai
 import pytest
@@ -11,8 +12,9 @@ import requests
 from PIL import Image
 
 from marmo.files.pictures import find_record
+from marmo.serve.jobs import Limits
 from tests.serve.dialects.pictures import decoded, holed, picture
-from tests.serve.dialects.served import Served, module_server
+from tests.serve.dialects.served import Served, module_server, serving
 from tests.serve.toy_engine import ToyEngine, toy_model
 
 server = module_server(lambda: ToyEngine(models=(toy_model(), toy_model("other")), step_seconds=0.005))
@@ -54,6 +56,14 @@ def test_further_fields_are_passed_on(client: openai.OpenAI, server: Served):
     assert (request.negative_prompt, request.seed, request.steps, request.guidance_scale) == ("blur", 7, 3, 4.5)
 
 
+def test_pictures_have_addresses(client: openai.OpenAI):
+    answer = client.images.generate(prompt="a fox", n=2, size="48x32", response_format="url")
+    assert answer.data is not None
+    for item in answer.data:
+        assert item.url is not None and item.b64_json is None
+        assert Image.open(BytesIO(requests.get(item.url).content)).size == (48, 32)
+
+
 @pytest.mark.parametrize(
     ("quality", "steps"), [("low", 2), ("standard", 4), ("auto", 4), ("high", 6), ("hd", 6), ("xhigh", 8), ("max", 12)]
 )
@@ -87,7 +97,8 @@ def test_compression_makes_smaller_files(client: openai.OpenAI):
     [
         ({"style": "vivid"}, "style", "unsupported_parameter"),
         ({"background": "transparent"}, "background", "unsupported_parameter"),
-        ({"response_format": "url"}, "response_format", "unsupported_parameter"),
+        ({"response_format": "url", "output_format": "webp"}, "response_format", "invalid_value"),
+        ({"response_format": "url", "stream": True}, "response_format", "invalid_value"),
         ({"output_format": "gif"}, "output_format", "unsupported_parameter"),
         ({"output_compression": 50}, "output_compression", "invalid_value"),
         ({"size": "1024"}, "size", "invalid_value"),
@@ -258,6 +269,23 @@ def test_the_doors_speak_openais_envelope(server: Served):
     assert answer.status_code == 415 and answer.json()["error"]["type"] == "invalid_request_error"
     answer = requests.get(f"{server.url}/v1/nothing")
     assert answer.status_code == 404 and "param" in answer.json()["error"]
+
+
+def test_a_full_queue_says_when_to_come_back(tmp_path: Path):
+    limits = Limits(waiting=1)
+    with serving(tmp_path, ToyEngine(), limits=limits) as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+        streams = [client.images.generate(prompt="hang", stream=True) for _ in range(2)]
+        server.wait_for("running")
+        server.wait_for("queued")
+        with pytest.raises(openai.RateLimitError) as error:
+            client.images.generate(prompt="a fox")
+        assert 1 <= int(error.value.response.headers["retry-after"]) <= 120
+        assert error.value.code == "queue_full" and error.value.type == "rate_limit_error"
+        answer = requests.post(f"{server.url}/sdapi/v1/txt2img", json={"prompt": "a fox"})
+        assert answer.status_code == 429 and "waiting" in answer.json()["detail"]
+        for stream in streams:
+            stream.close()
 
 
 def test_many_at_once(client: openai.OpenAI):

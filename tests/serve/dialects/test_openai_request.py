@@ -127,7 +127,7 @@ def test_a_record_too_long_for_a_jpeg_costs_no_picture():
 
 def test_the_answer_names_what_was_painted():
     request = wanted().request.model_copy(update={"seed": 1, "width": 48, "height": 16})
-    answer = images_response(wanted(quality="hd"), [toy_picture(request, 0)], 12)
+    answer = images_response(wanted(quality="hd"), [toy_picture(request, 0)], 12, [])
     assert (answer["size"], answer["quality"], answer["created"]) == ("48x16", "high", 12)
 
 

@@ -1,19 +1,25 @@
 """Hugging Face's inference under /models/{id}: a prompt or a picture in, a picture's bytes out."""
 
 import asyncio
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from marmo.serve.context import Caller, Dialect, Here
+from marmo.serve.dialects.described import REFUSALS, takes
 from marmo.serve.dialects.exchange import handed_in, painted, read_json
-from marmo.serve.dialects.huggingface_request import FIELD_NAMES, read_accept, read_inference
+from marmo.serve.dialects.huggingface_request import FIELD_NAMES, FORMATS, Body, read_accept, read_inference
 from marmo.serve.dialects.openai_answer import encode
 from marmo.serve.problems import Problem
 
-router = APIRouter(prefix="/models", tags=["Hugging Face inference"])
+PICTURES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "A picture file", "content": {kind: {} for kind in FORMATS}}
+}
+
+router = APIRouter(prefix="/models", tags=["Hugging Face inference"], responses=REFUSALS)
 
 
-@router.post("/{model:path}", response_class=Response)
+@router.post("/{model:path}", response_class=Response, responses=PICTURES, openapi_extra=takes(Body))
 async def inference(model: str, http: Request, here: Here, caller: Caller) -> Response:
     """One picture, in the format that the header `Accept` asks for."""
     format = read_accept(http.headers.get("accept"))

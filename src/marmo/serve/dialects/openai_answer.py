@@ -43,12 +43,15 @@ def envelope(problem: Problem) -> dict[str, object]:
     return {"error": {"message": problem.message, "type": kind, "param": field, "code": problem.code}}
 
 
-def images_response(wanted: Wanted, pictures: Sequence[bytes], created: int) -> dict[str, object]:
-    """Pictures (PNG files) in the format that was asked for, base64."""
-    coded = [encode(data, wanted.format, wanted.compression) for data in pictures]
+def images_response(
+    wanted: Wanted, pictures: Sequence[bytes], created: int, addresses: Sequence[str]
+) -> dict[str, object]:
+    """Pictures (PNG files) in base64 and the format that was asked for, or where they are."""
+    coded = [base64.b64encode(encode(data, wanted.format, wanted.compression)).decode() for data in pictures]
+    by_url = [{"url": address} for address in addresses]
     return {
         "created": created,
-        "data": [{"b64_json": base64.b64encode(data).decode()} for data in coded],
+        "data": by_url if wanted.by_url else [{"b64_json": text} for text in coded],
         "background": "opaque",
         "output_format": wanted.format,
         "quality": wanted.quality,

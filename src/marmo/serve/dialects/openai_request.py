@@ -97,6 +97,8 @@ class Wanted:
     stream: bool
     partial_images: int
     """How many to send before the picture itself, 0 to 3."""
+    by_url: bool
+    """Whether the answer holds addresses instead of pictures."""
 
 
 def read_generation(body: object, models: Sequence[Model]) -> Wanted:
@@ -167,6 +169,7 @@ def _wanted(body: Common, models: Sequence[Model], pictures: Mapping[str, object
         compression=100 if body.output_compression is None else body.output_compression,
         stream=_stream(body),
         partial_images=body.partial_images or 0,
+        by_url=_by_url(body),
     )
 
 
@@ -202,10 +205,6 @@ def _quality(quality: Quality | None) -> Literal["low", "medium", "high", "xhigh
 def _format(body: Common) -> Format:
     if body.background == "transparent":
         raise refused("background: this server paints no transparent pictures", "background", "unsupported_parameter")
-    if body.response_format == "url":
-        raise refused(
-            "response_format: pictures are sent as b64_json, not by address", "response_format", "unsupported_parameter"
-        )
     match body.output_format or "png":
         case "gif" | "svg":
             raise refused("output_format must be png, jpeg or webp", "output_format", "unsupported_parameter")
@@ -213,6 +212,15 @@ def _format(body: Common) -> Format:
             raise refused("output_compression needs the output_format jpeg or webp", "output_compression")
         case format:
             return format
+
+
+def _by_url(body: Common) -> bool:
+    """At its address a picture is the PNG file."""
+    if body.response_format != "url":
+        return False
+    if body.stream or (body.output_format or "png") != "png":
+        raise refused("response_format: only whole PNG files have an address; leave it out", "response_format")
+    return True
 
 
 def _stream(body: Common) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -12,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from marmo.serve.context import Caller, Context, Dialect, Here, followed
 from marmo.serve.dialects.bodies import find_model, refused
+from marmo.serve.dialects.described import REFUSALS, takes, takes_form
 from marmo.serve.dialects.exchange import handed_in, painted, pictures_of, read_json
 from marmo.serve.dialects.openai_answer import (
     Kind,
@@ -23,7 +25,7 @@ from marmo.serve.dialects.openai_answer import (
     models_list,
     partial_event,
 )
-from marmo.serve.dialects.openai_request import FIELD_NAMES, Wanted, read_edit, read_generation
+from marmo.serve.dialects.openai_request import FIELD_NAMES, Edit, Generation, Wanted, read_edit, read_generation
 from marmo.serve.job import Job, JobEvent
 from marmo.serve.refusals import draining, failed
 from marmo.serve.tokens import User
@@ -34,7 +36,14 @@ ALIVE = ": alive\n\n"
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
-router = APIRouter(prefix="/v1", tags=["OpenAI Images"])
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Pictures, or with `stream` events",
+        "content": {"application/json": {}, "text/event-stream": {}},
+    }
+}
+
+router = APIRouter(prefix="/v1", tags=["OpenAI Images"], responses=REFUSALS)
 
 
 @router.get("/models")
@@ -49,14 +58,14 @@ async def model(model: str, here: Here) -> dict[str, object]:
     return model_item(find_model(model, here.jobs.models, "model", status=404))
 
 
-@router.post("/images/generations")
+@router.post("/images/generations", responses=ANSWERS, openapi_extra=takes(Generation))
 async def generations(http: Request, here: Here, caller: Caller) -> Response:
     """Pictures from a prompt."""
     wanted = await read_json(http, lambda body: read_generation(body, here.jobs.models))
     return await _answer(http, here, caller, wanted, "image_generation")
 
 
-@router.post("/images/edits")
+@router.post("/images/edits", responses=ANSWERS, openapi_extra=takes_form(Edit))
 async def edits(http: Request, here: Here, caller: Caller) -> Response:
     """A picture painted again, all of it or under a mask; the body is a form with files."""
     fields, images, mask = await read_form(http)
@@ -97,7 +106,8 @@ async def _answer(http: Request, here: Context, caller: User, wanted: Wanted, ki
     if wanted.stream:
         return StreamingResponse(events(here, job, wanted, kind), media_type="text/event-stream", headers=HEADERS)
     done, pictures = await painted(here, http, job)
-    return JSONResponse(await asyncio.to_thread(images_response, wanted, pictures, int(done.created)))
+    addresses = [str(http.url_for("file", image=image)) for image in done.images]
+    return JSONResponse(await asyncio.to_thread(images_response, wanted, pictures, int(done.created), addresses))
 
 
 async def events(here: Context, job: Job, wanted: Wanted, kind: Kind) -> AsyncGenerator[str]:
