@@ -183,7 +183,7 @@ async def test_jobs_are_found_again(tmp_path: Path) -> None:
     async with ready(tmp_path, engine) as jobs:
         ids: list[str] = []
         for number in range(12):
-            words = "Ein Fuchs im SCHNEE ÄÖ" if number % 3 == 0 else "雪地里的狐狸 100%_"
+            words = "Füchse im SCHNEE ÄÖ" if number % 3 == 0 else "雪地里的狐狸 100%_"
             width, model = 64 + 8 * (number % 2), ["one", "two"][number % 2]
             request = ImageRequest(prompt=words, seed=number, width=width, model=model)
             ids.append((await jobs.submit(request, "ann" if number < 8 else "bob")).id)
