@@ -5,10 +5,12 @@ Whatever describes a picture is an `ImageRequest` field, and nothing else is.  `
 """
 
 import secrets
+from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Annotated, Literal, Self, cast, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from marmo.request_parts import (
     MAX_SEED,
@@ -290,9 +292,14 @@ class Defaults(Schema):
 
 def explain(error: ValidationError) -> str:
     """One clause per refused field: its name, what is allowed, what was given."""
+    return explain_flaws(error.errors(include_url=False))
+
+
+def explain_flaws(flaws: Iterable[ErrorDetails]) -> str:
+    """The same from pydantic's own list of what is wrong."""
     clauses = [
-        _clause(item["type"], [str(part) for part in item["loc"]], item["msg"], cast(object, item["input"]))
-        for item in error.errors(include_url=False)
+        _clause(flaw["type"], [str(part) for part in flaw["loc"]], flaw["msg"], cast(object, flaw["input"]))
+        for flaw in flaws
     ]
     return "; ".join(dict.fromkeys(clauses))
 

@@ -16,7 +16,7 @@ from marmo.pipelines.text_encoders import Encoded
 from marmo.request import Guidance as Limits
 from marmo.request import ImageRequest
 from marmo.text.bpe import clip_tokenizer
-from marmo.text.emphasis import Emphasis, interpolated, restored
+from marmo.text.emphasis import Emphasis, Restored, interpolated
 from marmo.text.prompt import Chunk
 
 EPS = Parametrisation("eps", NoiseTable(STABLE_DIFFUSION))
@@ -196,10 +196,10 @@ def test_interpolation_touches_only_its_own_token():
 
 def test_restoring_keeps_the_mean_of_every_chunk():
     given, weights, empty = states()
-    changed = restored()(given, weights, empty)
+    changed = Restored()(given, weights, empty)
     assert torch.allclose(changed.mean((1, 2)), given.mean((1, 2)))
     assert torch.equal(changed[1], given[1])
-    shared = restored((3, 1))(given, weights, empty)
+    shared = Restored((3, 1))(given, weights, empty)
     before, after = ((3 * values[0].mean() + values[1].mean()) / 4 for values in (given, shared))
     assert torch.allclose(before, after)
 

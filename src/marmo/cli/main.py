@@ -17,6 +17,7 @@ from marmo.cli.inspect import Inspect
 from marmo.cli.merge import MergeModels
 from marmo.cli.models import Models
 from marmo.cli.replay import Replay
+from marmo.cli.serve import Serve
 from marmo.cli.train import Train
 from marmo.cli.upscale import Upscale
 from marmo.pipelines.modes import NoRoom
@@ -34,6 +35,7 @@ Command = (
     | Annotated[MergeModels, tyro.conf.subcommand("merge")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Serve, tyro.conf.subcommand("serve")]
 )
 
 
@@ -52,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         Command,  # pyright: ignore[reportArgumentType] a union is a form, not a class
         prog="marmo",
         args=arguments,
-        description="Text to pictures: paint, inspect, convert, train and evaluate models.",
+        description="Text to pictures: paint, inspect, convert, train, evaluate and serve models.",
         config=(tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
     )
     sys.exit(_run(command))

@@ -21,7 +21,7 @@ from marmo.pipelines.regions import Shares
 from marmo.pipelines.text_encoders import Encoded
 from marmo.request import ImageRequest, SyntaxName
 from marmo.text.bpe import ClipTokenizer
-from marmo.text.emphasis import Emphasis, interpolated, restored
+from marmo.text.emphasis import Emphasis, Restored, interpolated
 from marmo.text.plan import Plan
 from marmo.text.prompt import Chunk
 from marmo.text.syntax import Prompt, read_prompt
@@ -184,7 +184,7 @@ class Conditioning(Generic[Condition]):
         """As A1111: what a prompt says at its different steps is one batch, and shorter texts get empty chunks."""
         most = max(map(len, chunks.values()))
         even = [chunk for text in chunks.values() for chunk in (*text, *[Chunk((), ())] * (most - len(text)))]
-        states, pooled = self.encode(even, restored(counts))
+        states, pooled = self.encode(even, Restored(tuple(counts)))
         texts = torch.chunk(states, len(chunks), dim=1)
         return [
             Encoded(text, None if pooled is None else pooled[index * most :][:1]) for index, text in enumerate(texts)

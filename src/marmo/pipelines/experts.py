@@ -3,7 +3,7 @@
 Podell et al. 2023, section 2.5; Balaji et al. 2022 (https://arxiv.org/abs/2211.01324) call such models experts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -14,7 +14,7 @@ from marmo.diffusion.samplers import Prediction, Query
 from marmo.files.names import model_name
 from marmo.pipelines.card import LatentCard, ModelCard, ToldKind
 from marmo.pipelines.conditions import Condition
-from marmo.pipelines.painter import Painter
+from marmo.pipelines.painter import Ask, Painter
 from marmo.request import ImageRequest, Told
 
 _COMING = ("original_width", "original_height", "crop_left", "crop_top")
@@ -35,7 +35,7 @@ class Expert:
     painter: Painter
     guidance: Guidance[Condition]
 
-    def answer(self, query: Query) -> Prediction:
+    def answer(self, query: Query) -> Generator[Ask, None, Prediction]:
         """What this expert sees at a step."""
         return self.painter.answer(query, self.guidance)
 

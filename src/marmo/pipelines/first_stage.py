@@ -18,6 +18,7 @@ from marmo.pipelines.tiles import Grid, in_tiles, starts
 WHOLE = 96 * 96
 """Latents (768 x 768 pixels) up to which the autoencoder works in one piece."""
 WIDENED = "the autoencoder overflowed in half precision, so the picture was decoded again in float32"
+IN_SMALL_TILES = "memory ran out, so the picture was decoded in small tiles"
 TILE, OVERLAP = 64, 16
 SMALL_TILE, SMALL_OVERLAP = 32, 10
 """Where memory is short: a quarter of a tile's, for more seams."""

@@ -81,15 +81,9 @@ class Enlarging:
         noise = source.start(shape).to(latents.device) * self.walk.sigmas[0]  # the seeds' first draw, as in A1111
         return Beginning(self._latents(latents, source, shape) + noise)
 
-    def decode(self, latents: Tensor, wrap: Wrap) -> tuple[Tensor, bool]:
-        """Scaled latents to pixels of the second pass's size, and whether half precision was too narrow.
-
-        B C H W, of the first pass where the second paints nothing -> B 3 and its size, in [-1, 1].
-        """
-        pixels, widened = self.painter.decode(latents, wrap)
-        if not self.is_all:
-            return pixels, widened
-        return self._enlarged(pixels, wrap), widened
+    def finish(self, pixels: Tensor, wrap: Wrap) -> Tensor:
+        """Decoded pixels, of the first pass's size where the second paints nothing -> B 3 of the second's."""
+        return self._enlarged(pixels, wrap) if self.is_all else pixels
 
     def _latents(self, latents: Tensor, source: sources.NoiseSource, shape: tuple[int, int, int]) -> Tensor:
         """Larger latents, through pixels where these are what is enlarged."""

@@ -21,7 +21,7 @@ from marmo.pipelines.card import LatentCard
 from marmo.pipelines.events import Event, Result, Stage, Step
 from marmo.pipelines.experts import Expert, check_model, check_refiner, check_told, chosen, hand_over, refining
 from marmo.pipelines.hires import Enlarging, Pass, check_hires, second_request, stretched
-from marmo.pipelines.painter import Painter, resolved
+from marmo.pipelines.painter import Ask, Decode, Painter, resolved
 from marmo.pipelines.pixels import to_pictures
 from marmo.pipelines.preview import linear_preview, tiny_preview
 from marmo.pipelines.provenance import records, weight_hashes
@@ -88,6 +88,17 @@ class LatentDiffusion(Painter):
 
         Raises `ValueError` for a request that this model cannot paint, and for weights that give no numbers.
         """
+        for event in self.walk(request):
+            if isinstance(event, Ask | Decode):
+                event.answer()
+            else:
+                yield event
+
+    def walk(self, request: ImageRequest) -> Iterator[Event | Ask | Decode]:
+        """The way of a request to its pictures, driven from outside: what is asked must be answered before the next.
+
+        `stream` answers at once; a server answers many walks together.  The events, and what is raised, are `stream`'s.
+        """
         request = self.resolve(request)
         passes = self._passes(request)
         first, source = passes[0], _source(request)
@@ -110,10 +121,15 @@ class LatentDiffusion(Painter):
                 source = _source(request)
                 latents = yield from self._paint(second, source, enlarging.begin(latents, source), its_experts)
         yield Stage("decoding")
-        decode = self.decode if enlarging is None else enlarging.decode
-        decoded = [decode(row, wrap_of(request)) for row in torch.split(latents, 1)]
-        pictures = tuple(opening.finish(picture) for pixels, _ in decoded for picture in to_pictures(pixels))
-        notes += (first_stage.WIDENED,) * any(widened for _, widened in decoded)
+        wrap = wrap_of(request)
+        decoded = [Decode(self, row, wrap) for row in torch.split(latents, 1)]
+        yield from decoded
+        pixels = [resolved(one.pixels) for one in decoded]
+        if enlarging is not None:
+            pixels = [enlarging.finish(whole, wrap) for whole in pixels]
+        pictures = tuple(opening.finish(picture) for whole in pixels for picture in to_pictures(whole))
+        notes += (first_stage.WIDENED,) * any(one.widened for one in decoded)
+        notes += (first_stage.IN_SMALL_TILES,) * any(one.small for one in decoded)
         yield Result(pictures, self._records(request, passes, experts), tuple(dict.fromkeys(notes)))
 
     def resolve(self, request: ImageRequest) -> ImageRequest:
@@ -191,22 +207,21 @@ class LatentDiffusion(Painter):
 
     def _paint(
         self, walk: Pass, source: sources.NoiseSource, begun: Beginning, experts: Sequence[Expert]
-    ) -> Generator[Step, None, Tensor]:
+    ) -> Generator[Ask | Step, None, Tensor]:
         """Walk down a pass from its beginning, showing every answer."""
-
-        def answer(query: samplers.Query) -> samplers.Prediction:
-            expert = chosen(experts, query.sigma)
-            return expert.answer(query) if kept is None else kept.keep(query, expert.answer(kept.shown(query)))
-
         name, noise, kept = resolved(walk.request.sampler), self._noise(walk, source, begun.x), begun.kept
-        sampling = samplers.sampling(name, begun.x, walk.sigmas, noise, walk.request.eta, self.table)
-        driven = samplers.drive(sampling, answer)
-        while True:
-            try:
-                query, prediction = next(driven)
-            except StopIteration as end:
-                return end.value
+
+        def answer(query: samplers.Query) -> Generator[Ask | Step, None, samplers.Prediction]:
+            expert = chosen(experts, query.sigma)
+            if kept is None:
+                prediction = yield from expert.answer(query)
+            else:
+                prediction = kept.keep(query, (yield from expert.answer(kept.shown(query))))
             yield Step(walk.past + query.index, walk.total, float(query.sigma), prediction.x0, self.preview)
+            return prediction
+
+        sampling = samplers.sampling(name, begun.x, walk.sigmas, noise, walk.request.eta, self.table)
+        return samplers.walk(sampling, answer)
 
 
 def _source(request: ImageRequest) -> sources.NoiseSource:

@@ -3,7 +3,8 @@
 Shapes: B pictures, C latent channels, H W height and width of the latents.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal, NamedTuple, TypeVar
 
@@ -34,6 +35,12 @@ from marmo.weights.kinds import Slot
 
 PartName = Literal["text", "unet", "vae"]
 T = TypeVar("T")
+Remember = Callable[[Hashable, Callable[[], Encoded]], Encoded]
+"""(what is read, how) -> the same as was read before, or read now; for those who keep texts between requests."""
+
+
+class NoNumbers(ValueError):
+    """A network's values are no numbers: its weights are damaged, or they are too large for its dtype."""
 
 
 class Question(NamedTuple):
@@ -42,6 +49,58 @@ class Question(NamedTuple):
     x: Tensor
     sigma: Tensor
     condition: Condition
+
+    def alone(self) -> "list[Question]":
+        """The same for every picture alone."""
+        pictures = enumerate(torch.split(self.x, 1))
+        return [self._replace(x=x, condition=self.condition.of_picture(index)) for index, x in pictures]
+
+
+@dataclass(eq=False)
+class Ask:
+    """What a walk must know of the U-Net before it can go on.
+
+    Whoever drives the walk fills `x0s`, by `answer` or, with other walks' questions beside these, by `Painter.ask`.
+    """
+
+    painter: "Painter"
+    questions: Sequence[Question]
+    x0s: Sequence[Tensor] = ()
+    """One for every question, B C H W each."""
+
+    def answer(self) -> None:
+        self.x0s = self.painter.ask(self.questions)
+
+    def answer_by_rows(self) -> None:
+        """The same with the least memory: every question for every picture in a call of its own."""
+        self.x0s = [
+            torch.cat([x0 for alone in question.alone() for x0 in self.painter.ask([alone])])
+            for question in self.questions
+        ]
+
+
+@dataclass(eq=False)
+class Decode:
+    """Scaled latents 1 C H W that a walk must see as pixels before it can end."""
+
+    painter: "Painter"
+    latents: Tensor
+    wrap: Wrap = first_stage.FLAT
+    """Along which axes the picture's edges meet."""
+    pixels: Tensor | None = None
+    """1 3 FH FW in [-1, 1]."""
+    widened: bool = False
+    """Whether half precision was too narrow for them."""
+    small: bool = False
+    """Whether they were decoded in small tiles."""
+
+    def answer(self) -> None:
+        self.pixels, self.widened = self.painter.decode(self.latents, self.wrap)
+
+    def answer_in_tiles(self) -> None:
+        """The same with the least memory."""
+        self.small = True
+        self.pixels, self.widened = self.painter.decode(self.latents, self.wrap, small=True)
 
 
 class Painter:
@@ -71,6 +130,7 @@ class Painter:
             "vae": Part((self.vae,), (card.weights["vae"],)),
         }
         self.loaded = False
+        self.remember: Remember = _forget
 
     def load(self) -> None:
         """Read the weights, if they are not read yet, as far as they are kept in memory."""
@@ -143,8 +203,11 @@ class Painter:
         return conditions.of(text.encoded, text.is_negative, text.is_empty)
 
     def _encode(self, chunks: Sequence[Chunk], skip: int, emphasis: Emphasis) -> Encoded:
-        self.bring("text")
-        encoded = self.encoders.encode(chunks, skip, emphasis)
+        def read() -> Encoded:
+            self.bring("text")
+            return self.encoders.encode(chunks, skip, emphasis)
+
+        encoded = self.remember((tuple(chunks), skip, emphasis), read)
         self.finite(encoded.states, *self._text_networks())
         return encoded
 
@@ -158,11 +221,12 @@ class Painter:
                 moments = first_stage.encode(self.vae, pixels, wrap, small)
         return Moments(self.finite(moments.mean, "vae"), self.finite(moments.logvar, "vae"))
 
-    def answer(self, query: Query, guidance: Guidance[Condition]) -> Prediction:
+    def answer(self, query: Query, guidance: Guidance[Condition]) -> Generator[Ask, None, Prediction]:
         """What the network sees under a guidance."""
         rows = guidance.rows(query.index, float(query.sigma))
-        x0s = self.ask([Question(query.x, query.sigma, row) for row in rows])
-        prediction = guidance.combine(query, x0s)
+        ask = Ask(self, [Question(query.x, query.sigma, row) for row in rows])
+        yield ask
+        prediction = guidance.combine(query, ask.x0s)
         self.finite(prediction.x0, "unet")
         return prediction
 
@@ -181,25 +245,41 @@ class Painter:
         return {card.slot: tower.network for card, tower in towers}
 
     def finite(self, values: Tensor, *networks: Slot) -> Tensor:
-        """The values themselves, which these networks made, or `ValueError` that says why they are not numbers."""
+        """The values themselves, which these networks made, or `NoNumbers`, which says why they are not numbers."""
         if bool(torch.isfinite(values).all()):
             return values
         for network in networks:
             for name, weight in self.networks[network].named_parameters():
                 if not bool(torch.isfinite(weight).all()):
-                    raise ValueError(
+                    raise NoNumbers(
                         f"{self.card.name} is damaged: {network} weight {name} holds values that are no numbers"
                     )
         if self.dtype == torch.float32:
-            raise ValueError(f"{self.card.name} is damaged: its {networks[0]} overflows even in float32")
+            raise NoNumbers(f"{self.card.name} is damaged: its {networks[0]} overflows even in float32")
         name = str(self.dtype).removeprefix("torch.")
-        raise ValueError(f"the {networks[0]} overflowed in {name}; load the model with dtype float32")
+        raise NoNumbers(f"the {networks[0]} overflowed in {name}; load the model with dtype float32")
+
+
+def answer_together(asks: Sequence[Ask]) -> None:
+    """Answer what several walks ask of one painter, for latents of one size, in as few calls as that takes."""
+    painter = asks[0].painter
+    assert all(ask.painter is painter for ask in asks), "one network answers"
+    questions = [question for ask in asks for question in ask.questions]
+    order = sorted(range(len(questions)), key=lambda index: questions[index].condition.length)
+    answers = dict(zip(order, painter.ask([questions[index] for index in order]), strict=True))
+    x0s = iter(answers[index] for index in range(len(questions)))
+    for ask in asks:
+        ask.x0s = [next(x0s) for _ in ask.questions]
 
 
 def resolved(value: T | None) -> T:
     """A field of a request after `resolve`, where this model's fields are never None."""
     assert value is not None, "the request is not resolved"
     return value
+
+
+def _forget(key: Hashable, read: Callable[[], Encoded]) -> Encoded:
+    return read()
 
 
 def _tower(card: TowerCard) -> Tower:
