@@ -13,7 +13,6 @@ from marmo.serve.contract import Model
 from marmo.serve.stock import Stock, Unusable, num_bytes, without_paths
 from marmo.weights.fingerprint import file_hash
 
-
 pytestmark = pytest.mark.long
 
 
