@@ -186,7 +186,8 @@ def test_a_worker_with_little_memory(engine: LocalEngine):
         engine.submit(task("mate", steps=8))
         ends = [until(engine, *ENDS), until(engine, *ENDS)]
     assert {end.job: getattr(end, "code", None) for end in ends} == {"too large": "memory", "mate": None}
-    assert engine.pid == pid
+    engine.submit(task("too large before", width=384, height=384, steps=1))
+    assert isinstance(until(engine, *ENDS), Finished) and engine.pid == pid
 
 
 @contextmanager
