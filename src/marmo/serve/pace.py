@@ -46,8 +46,8 @@ class Patience:
     floor: float = 30.0
     """at least this, in seconds."""
     first: float = 1800.0
-    """For what was never measured, and for what has no like: one task opens a model that is there, the next reads it from
-    a slow disk; one has a text to encode, the next a large picture."""
+    """For what was never measured, and for what has no like: one task opens a model that is there, the next reads it
+    from a slow disk; one has a text to encode, the next a large picture."""
 
 
 USUAL = Patience()
