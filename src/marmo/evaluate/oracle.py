@@ -22,12 +22,14 @@ from marmo.data.colours import COLOURS
 from marmo.data.corpus import STYLES, corpus, shape_concepts
 from marmo.data.layout import reach
 from marmo.data.scene import Thing
+from marmo.data.shapes import FILLS, SHAPES
 from marmo.evaluate.found import Box, Found
-from marmo.models.compact_transformer import CompactTransformerConfig
 from marmo.models.oracle import RESIDUAL, Cells, Oracle, OracleConfig, TrunkConfig, cut_out
 from marmo.models.resnet import ResNetConfig
+from marmo.models.vgg import VGGConfig
 from marmo.nn.blueprint import blueprint
 from marmo.weights.keymap import fill
+from marmo.weights.quantize import expanded
 from marmo.weights.store import Tensors, from_state, open_file, write
 
 Bundled = Literal["first", "guard"]
@@ -35,12 +37,10 @@ Bundled = Literal["first", "guard"]
 FORMAT = "marmo.oracle"
 """The key of the metadata that holds, as JSON, what the network was trained for."""
 
-STYLE_NAMES = (*STYLES, None)
-"""What the namer's style answers mean; None is a drawn shape."""
 COLOUR_NAMES = (*COLOURS, None)
-"""What its colour answers mean; None leaves the drawing as its artist coloured it."""
+"""What the namer's colour answers mean; None leaves the drawing as its artist coloured it."""
 
-TRUNKS: dict[str, type[TrunkConfig]] = {"resnet": ResNetConfig, "compact_transformer": CompactTransformerConfig}
+TRUNKS: dict[str, type[TrunkConfig]] = {"resnet": ResNetConfig, "vgg": VGGConfig}
 LARGEST = 4096
 """Of any number in an architecture: a file of a stranger may say anything."""
 
@@ -54,6 +54,11 @@ LEAST = 0.3
 def concept_names() -> tuple[str, ...]:
     """The ids of all concepts of the corpus, then those of the shapes."""
     return tuple(concept.id for concept in (*corpus().concepts, *shape_concepts()))
+
+
+def look(thing: Thing) -> int:
+    """Which of its concept's looks a thing has: the number of its style, or of a shape's filling."""
+    return FILLS.index(thing.fill) if thing.fill is not None else STYLES.index(thing.style or STYLES[0])
 
 
 def box(thing: Thing) -> Box:
@@ -83,19 +88,14 @@ class Judge:
             return found
         names = self.network.name(cut_out(pixels, rows, boxes, self.network.config.namer_size))
         sure, concepts = names.concept.softmax(1).max(1)
-        styles, colours = names.style.argmax(1), names.colour.argmax(1)
-        for n, concept in enumerate(map(int, concepts)):
-            if concept == len(self.concepts):
+        for n, number in enumerate(map(int, concepts)):
+            if number == len(self.concepts):
                 continue  # nothing that it knows
+            concept = self.concepts[number]
+            style = None if concept in SHAPES else STYLES[int(names.look[n, number].argmax())]
             left, top, right, bottom = map(float, boxes[n])
-            thing = Found(
-                self.concepts[concept],
-                float(sure[n]),
-                (left, top, right, bottom),
-                STYLE_NAMES[int(styles[n])],
-                COLOUR_NAMES[int(colours[n])],
-            )
-            found[int(rows[n])].append(thing)
+            colour = COLOUR_NAMES[int(names.colour[n].argmax())]
+            found[int(rows[n])].append(Found(concept, float(sure[n]), (left, top, right, bottom), style, colour))
         return [sorted(things, key=lambda thing: -thing.confidence) for things in found]
 
     @torch.inference_mode()
@@ -113,7 +113,7 @@ def load_oracle(which: Bundled | Path = "first") -> Judge:
     Raises `ValueError` for a file that holds none.
     """
     path = which if isinstance(which, Path) else bundled(which)
-    tensors = open_file(path)
+    tensors = expanded(open_file(path), path)
     config, concepts = _told(path, tensors)
     with blueprint():
         network = Oracle(config)
