@@ -1,6 +1,7 @@
 """`marmo evaluate` as a user meets it: a model, anybody's pictures, wrong input, Ctrl-C."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 
 from marmo.cli import painter as painting
 from marmo.cli.main import main
+from marmo.data.scenes import scene
 from marmo.evaluate.oracle import concept_names, write_oracle
 from marmo.evaluate.questions import Question, questions
 from marmo.models.oracle import RESIDUAL, Oracle
@@ -137,9 +139,31 @@ def test_pictures_of_anybody_are_judged_and_compared(
     told = json.loads(said.out)
     assert said.code == 0 and told["subject"] == "mine" and told["facts"]["pictures"] == "8"
     numbers = {row["metric"]: row for row in told["numbers"]}
+    assert 0 < numbers["CLIP score"]["value"] < 2.5, "Marmo's own CLIP, where none is given"
     assert numbers["FD"]["value"] == pytest.approx(0, abs=1e-6) and numbers["precision"]["value"] == 1
     assert (numbers["FD"]["pictures"], numbers["FD"]["space"]["network"]) == (9, "marmo-oracle")
     assert "in marmo-oracle (" in (tmp_path / "out" / "report.html").read_text("utf-8")
+
+
+@pytest.mark.long
+def test_copies_are_shown_beside_what_they_copy(
+    evaluate: Command, folder: Path, judges: tuple[object, ...], tmp_path: Path
+):
+    """Training had two of the pictures and forty others, and the held-out ones are a hundred others."""
+    train, heldout = tmp_path / "train", tmp_path / "heldout"
+    train.mkdir()
+    heldout.mkdir()
+    for name in ("3", "5"):
+        (train / f"known-{name}.png").write_bytes((folder / f"{name}.png").read_bytes())
+    for number in range(140):
+        rendered(scene(-11, number)).save((train if number < 40 else heldout) / f"{number:03}.png")
+    flags = "--against", heldout, "--train", train, "--output", tmp_path / "out"
+    assert evaluate("pictures", folder, *FEW, *judges, *flags).code == 0
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    _, shown = page.split("Nearest training pictures")
+    closest = shown.split("<figure>")[1:3]
+    assert sorted(re.findall(r"0\.00, (known-\d)\.png", "".join(closest))) == ["known-3", "known-5"]
+    assert all(pair.count("<img") == 2 for pair in closest)
 
 
 def test_prompts_are_written_for_another_program(evaluate: Command, asked: list[Question], tmp_path: Path):

@@ -22,15 +22,15 @@ from marmo.evaluate.oracle import (
     load_oracle,
     write_oracle,
 )
-from marmo.models.compact_transformer import CompactTransformerConfig
 from marmo.models.oracle import RESIDUAL, Cells, Oracle
 from marmo.models.resnet import ResNetConfig
+from marmo.models.vgg import VGGConfig
 from marmo.weights.store import from_state, write
 
 SMALL = replace(
     RESIDUAL,
     finder=ResNetConfig(widths=(4, 8), depth=1),
-    namer=CompactTransformerConfig(image_size=48, width=16, num_layers=1, num_heads=2),
+    namer=VGGConfig(widths=(4, 4, 8, 8)),
     num_concepts=3,
 )
 
@@ -81,7 +81,7 @@ def test_what_it_writes_opens(tmp_path: Path):
     assert things and all(thing.concept in ("cat", "dog", "fox") and 0 < thing.confidence < 1 for thing in things)
     assert all(thing.style in STYLES and thing.colour in COLOUR_NAMES for thing in things)
     assert [thing.confidence for thing in seen[0]] == sorted((thing.confidence for thing in seen[0]), reverse=True)
-    assert opened.features(pictures).shape == (2, 16)
+    assert opened.features(pictures).shape == (2, 8)
 
 
 def test_nothing_is_not_found(tmp_path: Path):
