@@ -183,7 +183,8 @@ def main(config: Config, sprites: Sprites | None = None) -> Path:
         sprites: where drawings come from; the atlas by default.
     """
     with start(config) as run:
-        model = Oracle(config.model).to(run.device).to(memory_format=torch.channels_last)
+        model = Oracle(config.model).to(run.device)
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportUnknownMemberType, reportCallIssue]
         average = ema.Average(model, ema.power(config.ema))
         optimizer = optim.adamw(model, config.betas, weight_decay=config.weight_decay)
         learner = Learner(model, optimizer, {"power": average}, batch_size=config.batch_size, clip=config.clip)
