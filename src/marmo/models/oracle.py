@@ -42,7 +42,7 @@ class OracleConfig:
 RESIDUAL = OracleConfig(
     finder=ResNetConfig(widths=(32, 96)),
     namer=ResNetConfig(widths=(64, 224)),
-    num_concepts=934,
+    num_concepts=852,
     num_looks=3,
     num_colours=11,
 )
@@ -72,6 +72,10 @@ class Names(NamedTuple):
     def concept(self) -> Tensor:
         """Whichever look it has.  -> B K + 1; the last one is "nothing that I know"; logits."""
         return torch.cat([self.look.logsumexp(2), self.nothing], 1)
+
+    def cooled(self, temperature: float) -> "Names":
+        """As sure of what it is as it may be (Guo et al. 2017, "On Calibration of Modern Neural Networks")."""
+        return self._replace(look=self.look / temperature, nothing=self.nothing / temperature)
 
 
 class Oracle(nn.Module):
