@@ -42,7 +42,7 @@ class OracleConfig:
 RESIDUAL = OracleConfig(
     finder=ResNetConfig(widths=(32, 96)),
     namer=ResNetConfig(widths=(64, 224)),
-    num_concepts=852,
+    num_concepts=863,
     num_looks=3,
     num_colours=11,
 )
