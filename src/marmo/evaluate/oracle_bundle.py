@@ -18,7 +18,7 @@ from marmo.data.atlas import Sprites, atlas
 from marmo.evaluate.confusion import SEED, answers, renders
 from marmo.evaluate.oracle import Judge, concept_names, load_oracle, narrowed, write_oracle
 from marmo.weights.quantize import quantized
-from marmo.weights.store import open_file, write
+from marmo.weights.store import cast, open_file, write
 
 SHOWN = 2048
 """Renders on which the temperature is found."""
@@ -49,7 +49,7 @@ class Bundle:
         temperature = fitting_temperature(judge, atlas(torch.device("cpu")))
         write_oracle(self.output, judge.network, judge.concepts, temperature)
         whole = open_file(self.output)
-        write(self.output, quantized(whole), whole.metadata)
+        write(self.output, cast(quantized(whole), torch.float16), whole.metadata)  # what is not in 8 bits is in 16
         size = f"{self.output.stat().st_size:,} bytes"
         print(f"{self.output}  {len(judge.concepts)} concepts, temperature {temperature:.2f}, {size}")
 
