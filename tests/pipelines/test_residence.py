@@ -130,3 +130,14 @@ def test_a_part_that_cannot_be_read_leaves_the_others_gone_and_can_be_asked_agai
     assert not is_here(model.encoders.towers[0].network)
     model.bring("unet")
     assert is_here(model.unet)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mode", ["full", "offload", "low"])
+def test_a_model_that_was_sent_away_comes_back(model: LatentDiffusion, stand_in: Path, mode: Mode):
+    again = opened(stand_in, mode)
+    again.load()
+    again.residence.clear()
+    assert mode == "offload" or not any(map(is_here, again.networks.values()))
+    assert abs(levels(again) - levels(model)).max() <= (1 if mode == "low" else 0)
+    assert mode != "full" or all(map(is_here, again.networks.values()))

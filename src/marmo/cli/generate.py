@@ -45,7 +45,7 @@ class Generate:
     dtype: str | None = None
     """float32, bfloat16 or float16; the fastest that is safe by default"""
     memory: Choice = "auto"
-    """full saves none; idle parts wait in main memory (offload), in their files (low), and tiles are small (least)"""
+    """full keeps all at hand; idle parts wait in main memory (offload) or their files (low); least has small tiles"""
     json: bool = False
     """Print JSON instead of words"""
     estimate: bool = False
@@ -74,9 +74,8 @@ class Generate:
                 return 0
             for request in (asked[place] for place in places):
                 with nullcontext() if isinstance(model, Upscaler) else explaining(model, request):
-                    result = watch(model.stream(request), request.num_images, quiet=self.json)
-                results.append(result)
-                paths += self._save(result)
+                    results.append(watch(model.stream(request), request.num_images, quiet=self.json))
+                paths += self._save(results[-1])
         self._tell(results, paths, time.perf_counter() - started)
         return 0
 

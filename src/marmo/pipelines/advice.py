@@ -54,6 +54,7 @@ def explaining(model: "LatentDiffusion", request: ImageRequest) -> Generator[Non
         if isinstance(error, NoRoom) or not is_out_of_memory(error):
             raise
         traceback.clear_frames(error.__traceback__)  # they hold what was too much
+    model.residence.clear()  # to reckon takes some memory as well
     raise NoRoom(advice(model, request))
 
 

@@ -79,14 +79,19 @@ class Residence:
         """Have a part on the device."""
         if part in self._here:
             return
-        while self._here:  # one by one: what follows may fail
-            self._send_away(self._here.pop())
+        if self.thrift.idle != "device":
+            self.clear()
         if self.thrift.idle == "host":
             for network in part.networks:
                 network.to(self.device)
         else:
             self._read(part, self.device)
         self._here.append(part)
+
+    def clear(self) -> None:
+        """Send every part away; `bring` brings it back."""
+        while self._here:  # one by one: what follows may fail
+            self._send_away(self._here.pop())
 
     def _send_away(self, part: Part) -> None:
         if self.thrift.idle == "host":
