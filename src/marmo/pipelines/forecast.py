@@ -1,7 +1,7 @@
 """What a picture will cost before it is painted: memory from a rehearsal, time from a short probe of the machine.
 
-The probe runs, with random numbers, the heaviest convolutions, products and attentions of the request, each three times, and
-reckons the rest from their rates.  No weight is read and no step is painted.
+The probe runs, with random numbers, the heaviest convolutions, products and attentions of the request and reckons the
+rest from their rates.  No weight is read and no step is painted.
 """
 
 import time
