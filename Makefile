@@ -30,6 +30,8 @@ full: $(VENV)/dev.stamp  ## also what takes gigabytes and minutes: the full-size
 	$(BIN)/python -m benchmarks.full_size
 	$(BIN)/python -m benchmarks.compare
 	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.kills 100
+	$(BIN)/python -m benchmarks.restart
 
 $(VENV)/demo.stamp: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

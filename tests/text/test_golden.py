@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from marmo.text.bpe import ClipTokenizer
-from marmo.text.emphasis import Emphasis, interpolated, restored
+from marmo.text.emphasis import Emphasis, Restored, interpolated
 from marmo.text.prompt import Chunk
 from marmo.text.syntax import SYNTAXES, Syntax
 
@@ -48,7 +48,7 @@ def test_a_prompt_is_read_as_by_a1111(row: dict[str, Any], tokenizer: ClipTokeni
         chunks = [_chunks(syntax, text, tokenizer) for text in expected["texts"]]
         assert [_packed(text) for text in chunks] == [_rounded(text) for text in expected["chunks"]]
         counts = [expected["which"].count(index) for index in range(len(chunks))]
-        states = _encode(_even(chunks), restored(counts)).reshape(len(chunks), -1, WIDTH)
+        states = _encode(_even(chunks), Restored(tuple(counts))).reshape(len(chunks), -1, WIDTH)
         _same_numbers(states, expected["numbers"])
 
 

@@ -130,6 +130,27 @@ def _texts(image: Image.Image) -> dict[str, str]:
         return texts | _exif_texts(image)
 
 
+def decode_transparency(data: bytes) -> Image.Image | None:
+    """The opacity of the picture in a file, in grey, upright; `None` where every pixel is opaque.
+
+    Nothing else of the picture is decoded where its header says that it has no transparency.
+    """
+    image = _open(BytesIO(data))
+    with _pillow_errors():
+        if not image.has_transparency_data:
+            return None
+        opacity = ImageOps.exif_transpose(image).convert("RGBA").getchannel("A")
+    return None if opacity.getextrema() == (255, 255) else opacity
+
+
+def find_texts(data: bytes) -> dict[str, str]:
+    """The text that stands before a picture file's pixels, which are not decoded, by its key; EXIF's among it."""
+    image = _open(BytesIO(data))
+    with _pillow_errors():
+        texts = {key: value for key, value in image.info.items() if isinstance(key, str) and isinstance(value, str)}
+        return texts | _exif_texts(image)
+
+
 def decode_image(data: bytes) -> Image.Image:
     """The RGB picture in a PNG, JPEG or WebP file, upright as its EXIF says; of an animation the first frame.
 
@@ -140,6 +161,21 @@ def decode_image(data: bytes) -> Image.Image:
     image = _open(BytesIO(data))
     with _pillow_errors():
         return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def decode_mask(data: bytes) -> Image.Image:
+    """The grey picture in a file, as `decode_image` reads it; colours count by their brightness.
+
+    Raises `ValueError` for a mask with transparency, which some programs mean as painted and others as kept.
+    """
+    image = _open(BytesIO(data))
+    with _pillow_errors():
+        image = ImageOps.exif_transpose(image)
+        is_opaque = not image.has_transparency_data or image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
+        grey = _to_rgb(image).convert("L")
+    if not is_opaque:
+        raise ValueError("transparency may mean either part; give one in black and white")
+    return grey
 
 
 def _open(stream: BinaryIO) -> Image.Image:

@@ -4,41 +4,80 @@ Shapes: B batch, C channels, Z latent channels, H W height and width of the late
 """
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
-from itertools import product
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from marmo.models.vae import VAE, Moments
+from marmo.nn.engine import Wrap, wrapped
+from marmo.pipelines.tiles import Grid, in_tiles, starts
 
 WHOLE = 96 * 96
 """Latents (768 x 768 pixels) up to which the autoencoder works in one piece."""
 WIDENED = "the autoencoder overflowed in half precision, so the picture was decoded again in float32"
-TILE = 64
-OVERLAP = 16
+IN_SMALL_TILES = "memory ran out, so the picture was decoded in small tiles"
+TILE, OVERLAP = 64, 16
+SMALL_TILE, SMALL_OVERLAP = 32, 10
+"""Where memory is short: a quarter of a tile's, for more seams."""
+FLAT = Wrap()
 
 
-def encode(vae: VAE, pixels: Tensor) -> Moments:
-    """Pixels B 3 FH FW in [-1, 1] -> the distribution of their scaled latents, float32."""
+class Pieces(NamedTuple):
+    """How many tiles a picture is decoded in, and how many latents high and wide each is."""
 
-    def moments(part: Tensor) -> Tensor:
-        return torch.cat(vae.encode(part.to(_dtype(vae))), dim=1).float()
+    number: int
+    size: tuple[int, int]
+
+
+def pieces(height: int, width: int, small: bool = False) -> Pieces:
+    """The tiles of so many latents that do not wrap."""
+    grid = _grid(small, 1, 1)
+    if height * width <= grid.whole:
+        return Pieces(1, (height, width))
+    count = len(starts(height, grid, wraps=False)) * len(starts(width, grid, wraps=False))
+    return Pieces(count, (min(grid.tile, height), min(grid.tile, width)))
+
+
+def encode(vae: VAE, pixels: Tensor, wrap: Wrap = FLAT, small: bool = False) -> Moments:
+    """Pixels B 3 FH FW in [-1, 1] -> the distribution of their scaled latents, float32.
+
+    Args:
+        wrap: along which axes the picture's edges meet.
+        small: whether to take small tiles, whatever the size.
+    """
+
+    def moments(part: Tensor, around: Wrap) -> Tensor:
+        with wrapped(vae, around):
+            return torch.cat(vae.encode(part.to(_dtype(vae))), dim=1).float()
 
     config = vae.config
-    both = _in_tiles(moments, pixels, 2 * config.latent_channels, inner=config.factor, outer=1)
-    mean, logvar = both.chunk(2, dim=1)
+    grid = _grid(small, config.factor, 1)
+    mean, logvar = in_tiles(moments, pixels, 2 * config.latent_channels, grid, wrap).chunk(2, dim=1)
     return Moments(mean * config.latent_scale, logvar + 2 * math.log(config.latent_scale))
 
 
-def decode(vae: VAE, latents: Tensor) -> Tensor:
-    """Scaled latents B Z H W -> pixels B 3 FH FW in [-1, 1], float32."""
+def decode(vae: VAE, latents: Tensor, wrap: Wrap = FLAT, small: bool = False) -> Tensor:
+    """Scaled latents B Z H W -> pixels B 3 FH FW in [-1, 1], float32.
 
-    def pixels(part: Tensor) -> Tensor:
-        return vae.decode((part / vae.config.latent_scale).to(_dtype(vae))).float()
+    Args:
+        wrap: along which axes the picture's edges meet.
+        small: whether to take small tiles, whatever the size.
+    """
 
-    return _in_tiles(pixels, latents, 3, inner=1, outer=vae.config.factor).clamp(-1, 1)
+    def pixels(part: Tensor, around: Wrap) -> Tensor:
+        with wrapped(vae, around):
+            return vae.decode((part / vae.config.latent_scale).to(_dtype(vae))).float()
+
+    return in_tiles(pixels, latents, 3, _grid(small, 1, vae.config.factor), wrap).clamp(-1, 1)
+
+
+def _grid(small: bool, inner: int, outer: int) -> Grid:
+    if small:
+        return Grid(SMALL_TILE**2, SMALL_TILE, SMALL_OVERLAP, inner, outer)
+    return Grid(WHOLE, TILE, OVERLAP, inner, outer)
 
 
 @contextmanager
@@ -51,42 +90,6 @@ def widened(vae: VAE) -> Generator[None]:
     finally:
         for parameter, data in narrow:
             parameter.data = data
-
-
-def _in_tiles(function: Callable[[Tensor], Tensor], x: Tensor, channels: int, inner: int, outer: int) -> Tensor:
-    """`function(x)`, tile by tile where x is large, the seams blended.
-
-    A latent is `inner` numbers of x and `outer` numbers of the result wide; the result has `channels`.
-    """
-    height, width = x.shape[2] // inner, x.shape[3] // inner
-    if height * width <= WHOLE:
-        return function(x)
-    total = x.new_zeros(x.shape[0], channels, height * outer, width * outer)
-    weight = x.new_zeros(height * outer, width * outer)
-    for top, left in product(_starts(height), _starts(width)):
-        tile = function(x[:, :, *_window(top, left, inner)])
-        ramp = (_ramp(tile.shape[2], outer)[:, None] * _ramp(tile.shape[3], outer)).to(x.device)
-        rows, columns = _window(top, left, outer)
-        total[:, :, rows, columns] += tile * ramp
-        weight[rows, columns] += ramp
-    return total / weight
-
-
-def _window(top: int, left: int, scale: int) -> tuple[slice, slice]:
-    """The rows and columns of the tile that begins at these latents."""
-    return slice(top * scale, (top + TILE) * scale), slice(left * scale, (left + TILE) * scale)
-
-
-def _starts(length: int) -> list[int]:
-    """Where the tiles begin: TILE - OVERLAP apart, the last one flush with the end."""
-    last = max(length - TILE, 0)
-    return [*range(0, last, TILE - OVERLAP), last]
-
-
-def _ramp(length: int, outer: int) -> Tensor:
-    """A tile's weight along one axis: rising and falling over the overlap, never 0."""
-    distance = torch.arange(length) + 0.5
-    return (torch.minimum(distance, length - distance) / (OVERLAP * outer)).clamp(max=1)
 
 
 def _dtype(vae: VAE) -> torch.dtype:

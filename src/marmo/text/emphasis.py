@@ -6,7 +6,8 @@ start, the end and the padding of a chunk.
 Shapes: B chunks, T tokens of a chunk, W width of the encoder.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from einops import rearrange
@@ -24,27 +25,24 @@ def interpolated(states: Tensor, weights: Tensor, empty: Tensor) -> Tensor:
     return moved.where(weights[..., None] != 1, states)
 
 
-def restored(counts: Sequence[int] = (1,)) -> Emphasis:
+@dataclass(frozen=True)
+class Restored:
     """Every chunk's states times their weights, then all times one number that brings the chunk's mean back.
 
     A1111's default, "Original" (`modules/sd_emphasis.py`).  A weight touches every token of its chunk.  What a prompt
     says at its different steps A1111 encodes together, and the mean is that of all these texts.
-
-    Args:
-        counts: for each text how often A1111 encodes it.  The states hold one text after the other, all of as many
-            chunks.
     """
 
-    def emphasis(states: Tensor, weights: Tensor, empty: Tensor) -> Tensor:
-        num_texts = tensor(counts, device=states.device, dtype=states.dtype)
+    counts: tuple[int, ...] = (1,)
+    """For each text how often A1111 encodes it.  The states hold one text after the other, all of as many chunks."""
 
-        def mean(values: Tensor) -> Tensor:
-            """Of the chunks in one place of all texts."""
-            chunks = rearrange(values, "(texts chunks) T W -> texts chunks (T W)", texts=len(counts)).mean(-1)
-            return (chunks * num_texts[:, None]).sum(0) / num_texts.sum()  # chunks
-
+    def __call__(self, states: Tensor, weights: Tensor, empty: Tensor) -> Tensor:
         weighted = states * weights[..., None].to(states)  # B T W
-        scale = mean(states) / mean(weighted)  # chunks
-        return weighted * scale.repeat(len(counts))[:, None, None]
+        scale = self._mean(states) / self._mean(weighted)  # chunks
+        return weighted * scale.repeat(len(self.counts))[:, None, None]
 
-    return emphasis
+    def _mean(self, values: Tensor) -> Tensor:
+        """Of the chunks in one place of all texts."""
+        counts = tensor(self.counts, device=values.device, dtype=values.dtype)
+        chunks = rearrange(values, "(texts chunks) T W -> texts chunks (T W)", texts=len(self.counts)).mean(-1)
+        return (chunks * counts[:, None]).sum(0) / counts.sum()  # chunks

@@ -24,6 +24,7 @@ from marmo.diffusion.samplers.contract import (
     Sampling,
     drive,
     run,
+    walk,
 )
 from marmo.diffusion.samplers.euler import euler
 from marmo.diffusion.samplers.multistep import deis, dpmpp_2m, lms, plms
@@ -36,7 +37,7 @@ __all__ = [
     "ASK_TWICE", "BROWNIAN", "CFG_PP", "DETERMINISTIC", "NOISY", "WITH_ETA", "Answer", "Clock", "Noise", "Prediction",
     "Query", "Sampling", "deis", "dpm_2", "dpm_2_ancestral", "dpmpp_2m", "dpmpp_2m_cfg_pp", "dpmpp_2m_sde",
     "dpmpp_2m_sde_heun", "dpmpp_2s_ancestral", "dpmpp_3m_sde", "dpmpp_sde", "drive", "euler", "euler_cfg_pp", "heun",
-    "lcm", "lms", "plms", "restart", "run", "sampling", "tcd", "unipc", "unipc_bh2",
+    "lcm", "lms", "plms", "restart", "run", "sampling", "tcd", "unipc", "unipc_bh2", "walk",
 ]  # fmt: skip
 
 DETERMINISTIC: Mapping[str, Callable[[Tensor, Tensor], Sampling]] = {

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
+
+T = TypeVar("T")
 
 RAW_SIGMA_LIMIT = 1e3
 """Solvers in raw sigma multiply the slope's rounding error by the first sigma: more than this is visible."""
@@ -44,16 +46,25 @@ class Clock(Protocol):
     def sigma(self, t: Tensor) -> Tensor: ...
 
 
-def drive(sampling: Sampling, answer: Answer) -> Generator[tuple[Query, Prediction], None, Tensor]:
-    """Answer a sampler's questions, showing each with its answer; returns the final x."""
+def walk(sampling: Sampling, answer: Callable[[Query], Generator[T, None, Prediction]]) -> Generator[T, None, Tensor]:
+    """Answer a sampler's questions; whatever the answering yields is passed on.  Returns the final x."""
     try:
         query = next(sampling)
         while True:
-            prediction = answer(query)
-            yield query, prediction
-            query = sampling.send(prediction)
+            query = sampling.send((yield from answer(query)))
     except StopIteration as end:
         return end.value
+
+
+def drive(sampling: Sampling, answer: Answer) -> Generator[tuple[Query, Prediction], None, Tensor]:
+    """Answer a sampler's questions, showing each with its answer; returns the final x."""
+
+    def shown(query: Query) -> Generator[tuple[Query, Prediction], None, Prediction]:
+        prediction = answer(query)
+        yield query, prediction
+        return prediction
+
+    return walk(sampling, shown)
 
 
 def run(sampling: Sampling, answer: Answer) -> Tensor:

@@ -1,0 +1,213 @@
+"""The models of a worker: what there is, what is open, and what is loaded, under a limit on memory.
+
+A model is named by its id; where it lies, nobody outside learns.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Collection, Generator, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from marmo import catalog
+from marmo.nn.device import choose_device
+from marmo.pipelines.card import Card
+from marmo.pipelines.latent import LatentDiffusion
+from marmo.pipelines.text_encoders import Encoded
+from marmo.request import ImageRequest, Prediction
+from marmo.serve.caches import Cache
+from marmo.serve.contract import Model
+from marmo.weights.checkpoint import open_checkpoint
+
+TEXT_SHARE = 1 / 16
+"""Of the memory for what no request needs; the states of a text are small."""
+
+
+class Unusable(ValueError):
+    """A model that cannot be opened, in a sentence without paths."""
+
+
+class Reading(NamedTuple):
+    """Which models a request asks for, and how they are read."""
+
+    model: str
+    refiner: str | None
+    prediction: Prediction | None
+    zero_snr: bool | None
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A model in memory, with the state of its files when it was opened."""
+
+    model: LatentDiffusion
+    stamp: tuple[tuple[int, int], ...] | None
+
+
+class Stock:
+    """Opens models by id and keeps what is used.
+
+    Args:
+        models: id -> file or folder.
+        limit: bytes for models and texts; `None` is half of the device's memory.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, Path],
+        device: str | None = None,
+        dtype: str | None = None,
+        preview: Path | None = None,
+        limit: int | None = None,
+    ) -> None:
+        self._paths, self._device, self._dtype, self._preview = models, device, dtype, preview
+        limit = half_of_memory(choose_device(device)) if limit is None else limit
+        self._models = Cache[Reading, Opened](limit)
+        self._texts = Cache[Hashable, Encoded](int(limit * TEXT_SHARE))
+        self._serial = count()
+
+    def offers(self) -> Iterator[Model | Unusable]:
+        """What can be painted with, and what the user should know of the rest; reads headers, and files it never saw
+        whole, for their hashes."""
+        for id, path in self._paths.items():
+            try:
+                with self._blaming(id):
+                    yield _offer(id, path)
+            except Unusable as error:
+                yield error
+
+    def find(self, request: ImageRequest) -> LatentDiffusion:
+        """The models that a resolved request names, loaded.  Raises `Unusable`."""
+        reading = _reading(request)
+        opened = self._models.get(reading)
+        if opened is not None and opened.stamp == _stamp(opened.model):
+            return opened.model
+        self._models.drop(reading)
+        model = self._open(reading)
+        size = num_bytes(model)
+        self._models.shrink(max(0, self._models.limit - size))
+        with self._blaming(*filter(None, (reading.model, reading.refiner))):
+            stamp = _stamp(model)  # before the weights are read: what changes meanwhile is read again
+            model.load()
+        self._models.put(reading, Opened(model, stamp), size)
+        return model
+
+    def painted(self, request: ImageRequest) -> ImageRequest:
+        """The request in the model's own words: without ids."""
+        refiner = request.refiner
+        if refiner.model is not None:
+            refiner = refiner.model_copy(update={"model": self._path(refiner.model).name})
+        return request.model_copy(update={"model": None, "refiner": refiner})
+
+    def relieve(self, in_use: Collection[LatentDiffusion]) -> None:
+        """Let go of all that these models do not need."""
+        self._texts.shrink(0)
+        self._models.keep(lambda opened: opened.model in in_use)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _open(self, reading: Reading) -> LatentDiffusion:
+        named = {id: self._path(id) for id in (reading.model, reading.refiner) if id is not None}
+        with self._blaming(*named):
+            model = catalog.open_model(
+                named[reading.model],
+                self._device,
+                self._dtype,
+                self._preview,
+                prediction=reading.prediction,
+                zero_snr=reading.zero_snr,
+                refiner=None if reading.refiner is None else named[reading.refiner],
+            )
+        for painter in model.painters:
+            painter.remember = partial(self._remember, next(self._serial))
+        return model
+
+    def _path(self, id: str) -> Path:
+        if id not in self._paths:
+            raise Unusable(f"there is no model {id} here")
+        return self._paths[id]
+
+    @contextmanager
+    def _blaming(self, *ids: str) -> Generator[None]:
+        """What goes wrong with these models' files is said of their ids."""
+        try:
+            yield
+        except OSError as error:
+            raise Unusable(f"{' or '.join(ids)} cannot be read: {error.strerror or 'its file is gone'}") from error
+        except ValueError as error:
+            raise Unusable(without_paths(str(error), {id: self._path(id) for id in ids})) from error
+
+    def _remember(self, serial: int, key: Hashable, read: Callable[[], Encoded]) -> Encoded:
+        """The text as a painter has read it before, or now."""
+        known = self._texts.get((serial, key))
+        if known is None:
+            known = read()
+            size = sum(part.numel() * part.itemsize for part in known if part is not None)
+            self._texts.put((serial, key), known, size)
+        return known
+
+
+def without_paths(text: str, paths: Mapping[str, Path]) -> str:
+    """A sentence with ids where it names models' places."""
+    for id, path in paths.items():
+        text = text.replace(str(path), id).replace(f"{path.parent}{os.sep}", "")
+    return text
+
+
+def num_bytes(model: LatentDiffusion) -> int:
+    """What the weights take when they are loaded."""
+    weights = (
+        weight for painter in model.painters for network in painter.networks.values() for weight in network.parameters()
+    )
+    return sum(weight.numel() for weight in weights) * model.dtype.itemsize
+
+
+def half_of_memory(device: torch.device) -> int:
+    """Of the device's own, or of the machine's."""
+    if device.type == "cuda":
+        _, total = torch.cuda.mem_get_info(device)
+        return total // 2
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _reading(request: ImageRequest) -> Reading:
+    assert request.model is not None, "the request is not resolved"
+    return Reading(request.model, request.refiner.model, request.prediction, request.zero_snr)
+
+
+def _stamp(model: LatentDiffusion) -> tuple[tuple[int, int], ...] | None:
+    """Size and time of every weight file; nothing where one is gone, as long as what is loaded can go on."""
+    try:
+        files = [path.stat() for painter in model.painters for path in painter.card.files]
+    except OSError:
+        return None
+    return tuple((status.st_size, status.st_mtime_ns) for status in files)
+
+
+def _offer(id: str, path: Path) -> Model:
+    checkpoint = open_checkpoint(path)
+    card = catalog.latent_card(checkpoint)
+    assert checkpoint.kind is not None, "a card has a kind"
+    return Model(
+        id=id,
+        title=path.stem,
+        family=checkpoint.kind.name,
+        sha256=_digest(card),
+        licence=card.licence,
+        defaults=card.defaults,
+    )
+
+
+def _digest(card: Card) -> str:
+    """A single file's own; of several files that of their list, as `sha256sum` prints it."""
+    hashes = card.hashes()
+    if len(hashes) == 1:
+        return next(iter(hashes.values()))
+    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(hashes.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()

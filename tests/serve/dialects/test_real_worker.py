@@ -1,0 +1,119 @@
+"""The clients before a real worker process and a real model of toy size: they get what Marmo paints."""
+
+import base64
+from collections.abc import Generator
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import openai
+import pytest
+import webuiapi
+from huggingface_hub import InferenceClient
+from PIL import Image, ImageChops
+
+from marmo.files.foreign_a1111 import read_a1111
+from marmo.files.pictures import find_record
+from marmo.serve.engine import LocalEngine
+from marmo.serve.messages import Setup
+from tests.serve.dialects.pictures import decoded, holed
+from tests.serve.dialects.served import Served, serving
+
+if TYPE_CHECKING:
+    from marmo.pipelines.latent import LatentDiffusion
+
+pytestmark = pytest.mark.long
+
+SIZE = (64, 64)
+
+
+@pytest.fixture(scope="module")
+def server(stand_in: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[Served]:
+    engine = LocalEngine(Setup(models=(("stand-in", str(stand_in)),), device="cpu", dtype="float32", threads=1))
+    with serving(tmp_path_factory.mktemp("served"), engine) as served:
+        yield served
+
+
+def photo() -> Image.Image:
+    """Something with edges and colours."""
+    image = Image.linear_gradient("L").resize(SIZE)
+    return Image.merge("RGB", (image, image.rotate(90), image.rotate(180)))
+
+
+def png(image: Image.Image) -> bytes:
+    stream = BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def difference(one: Image.Image, other: Image.Image) -> int:
+    """The largest, in levels."""
+    extrema = ImageChops.difference(one.convert("RGB"), other.convert("RGB")).getextrema()
+    return max(int(high) for _, high in extrema)
+
+
+def test_a1111s_picture_is_what_its_infotext_says(server: Served, model: "LatentDiffusion"):
+    api = webuiapi.WebUIApi(port=server.port())
+    result = api.txt2img(
+        prompt="a (red:1.3) fox", negative_prompt="blur", seed=7, steps=3, width=64, height=64, batch_size=2,
+        sampler_name="Euler a", scheduler="Karras", cfg_scale=5,
+    )  # fmt: skip
+    for image, text in zip(result.images, result.info["infotexts"], strict=True):
+        request = read_a1111(text).request.model_copy(update={"model": None})
+        assert difference(image, model.generate(request).images[0]) <= 1  # two in a batch, one alone
+
+
+def test_a1111s_inpainting_keeps_what_is_black(server: Served):
+    api = webuiapi.WebUIApi(port=server.port())
+    mask = Image.new("L", SIZE)
+    mask.paste(255, (0, 0, 32, 64))
+    result = api.img2img(
+        images=[photo()], mask_image=mask, mask_blur=0, inpaint_full_res=False, inpainting_fill=1, prompt="a cat",
+        width=64, height=64, steps=4, denoising_strength=1, seed=3,
+    )  # fmt: skip
+    right, left = (32, 0, 64, 64), (0, 0, 32, 64)
+    assert difference(result.image.crop(right), photo().crop(right)) == 0
+    assert difference(result.image.crop(left), photo().crop(left)) > 8
+
+
+def test_openais_edit_paints_what_is_transparent(server: Served):
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    answer = client.images.edit(
+        image=png(photo()), mask=holed(SIZE), prompt="a cat", size="auto",
+        extra_body={"strength": 1, "num_inference_steps": 4, "seed": 3},
+    )  # fmt: skip
+    assert answer.data is not None
+    painted = decoded(answer.data[0].b64_json)
+    right, left = (48, 0, 64, 64), (0, 0, 16, 64)  # between them lies the feather
+    assert difference(painted.crop(right), photo().crop(right)) == 0
+    assert difference(painted.crop(left), photo().crop(left)) > 8
+
+
+def test_partial_pictures_come_near_the_picture(server: Served, model: "LatentDiffusion"):
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    extra = {"num_inference_steps": 12, "seed": 7}
+    stream = client.images.generate(
+        prompt="a fox", stream=True, partial_images=3, size="64x64", output_format="webp", extra_body=extra
+    )
+    *partial, whole = list(stream)
+    assert 1 <= len(partial) <= 3 and whole.type == "image_generation.completed"
+    assert {decoded(event.b64_json).size for event in (*partial, whole)} == {SIZE}
+    data = base64.b64decode(whole.b64_json)
+    record = find_record(BytesIO(data))
+    alone = model.generate(record.request.model_copy(update={"model": None}))
+    assert difference(decoded(whole.b64_json), alone.images[0]) <= 1
+
+
+def test_hugging_faces_picture_is_marmos(server: Served, model: "LatentDiffusion"):
+    client = InferenceClient(model=f"{server.url}/models/stand-in", token="hf_none")
+    image = client.text_to_image("a fox", num_inference_steps=3, width=64, height=64, seed=7, scheduler="DDIMScheduler")
+    record = find_record(BytesIO(server.call(_picture(server))))
+    assert record.request.sampler == "ddim"
+    assert difference(image, model.generate(record.request.model_copy(update={"model": None})).images[0]) <= 1
+
+
+async def _picture(server: Served) -> bytes:
+    from marmo.serve.job import ImageQuery
+
+    (newest, *_) = (await server.jobs.find_images(ImageQuery())).items
+    return await server.jobs.picture(newest.id)

@@ -1,0 +1,25 @@
+"""SIGKILL at random moments, with the campaign of `benchmarks/kills.py`: ten here, a hundred in `make full`."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.kills import Server, campaign, marmo_serve
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the campaign looks for workers in /proc")
+
+
+def toy_server(data: Path) -> Server:
+    return Server((sys.executable, "-m", "tests.serve.toy_server", str(data), "0.01", "0"), data)
+
+
+@pytest.mark.long
+def test_ten_kills_of_a_server_lose_nothing(tmp_path: Path) -> None:
+    figures = campaign(toy_server, tmp_path, 10, 0, ["server"])
+    assert figures["kills of the server"] == 10 and figures["jobs acknowledged"] > 20
+
+
+@pytest.mark.slow
+def test_ten_kills_of_server_or_worker_lose_nothing(tmp_path: Path, stand_in: Path) -> None:
+    campaign(lambda data: marmo_serve(stand_in, data), tmp_path, 10, 0, ["server", "worker"])

@@ -1,0 +1,63 @@
+"""What a request may ask for over HTTP."""
+
+from io import BytesIO
+
+import pytest
+from PIL import Image
+
+from marmo.request import Defaults, ImageRequest
+from marmo.serve.limits import check_request, check_size
+from marmo.serve.problems import Problem
+from marmo.serve.settings import Limits
+
+LIMITS = Limits(prompt_chars=10, steps=5, picture_bytes=500, picture_pixels=100, paint_pixels=64, request_pixels=128)
+
+
+def png(width: int, height: int) -> bytes:
+    stream = BytesIO()
+    Image.new("RGB", (width, height)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_what_is_within_the_limits_passes() -> None:
+    check_request(ImageRequest(prompt="x" * 10, negative_prompt="y" * 10, steps=5, init_image=png(10, 10)), LIMITS)
+    check_size(ImageRequest(width=8, height=8, num_images=2), Defaults(), LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "field"),
+    [
+        (ImageRequest(prompt="x" * 11), "over_limit", "prompt"),
+        (ImageRequest(negative_prompt="x" * 11), "over_limit", "negative_prompt"),
+        (ImageRequest(steps=6), "over_limit", "steps"),
+        (ImageRequest(init_image=png(10, 11)), "over_limit", "init_image"),
+        (ImageRequest(init_image=png(10, 10) + bytes(500)), "over_limit", "init_image"),
+        (ImageRequest(init_image=b"GIF89a"), "bad_picture", "init_image"),
+        (ImageRequest(init_image=b""), "bad_picture", "init_image"),
+    ],
+)
+def test_what_is_not_is_refused_by_name(request_: ImageRequest, code: str, field: str) -> None:
+    with pytest.raises(Problem) as caught:
+        check_request(request_, LIMITS)
+    assert (caught.value.status, caught.value.code, caught.value.facts["field"]) == (422, code, field)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        ImageRequest(width=16, height=8),
+        ImageRequest(width=8, height=8, num_images=3),
+        ImageRequest(height=8),
+        ImageRequest(init_image=png(9, 9)),
+    ],
+)
+def test_pixels_count_with_the_size_that_is_not_said(request_: ImageRequest) -> None:
+    with pytest.raises(Problem, match="pixels"):
+        check_size(request_, Defaults(width=512, height=512), LIMITS)
+
+
+def test_a_bomb_is_refused_by_its_header() -> None:
+    bomb = bytearray(png(1, 1))
+    bomb[16:24] = (60_000).to_bytes(4, "big") * 2
+    with pytest.raises(Problem, match="64,000,000 pixels"):
+        check_request(ImageRequest(init_image=bytes(bomb)), Limits())
