@@ -166,7 +166,7 @@ ACTS = {
     "lr": 5e-3,
     "schedule": "linear",
     "warmup": 16,
-    "tail": 16,
+    "tail": 12,
     "betas": (0.5, 0.6),
     "weight_decay": 0.9,
     "clip": 1e-4,
