@@ -189,7 +189,7 @@ class Autoencoder(nn.Module):
         self.logvar = nn.Parameter(torch.zeros(()))
 
     @property
-    def last(self) -> nn.Parameter:
+    def last(self) -> Tensor:
         """The kernel that makes the pixels."""
         return self.network.decoder.conv_out.weight
 
@@ -237,7 +237,7 @@ def hinge_loss(real: Tensor, made: Tensor) -> Tensor:
     return (F.relu(1 - real).mean() + F.relu(1 + made).mean()) / 2
 
 
-def ratio(rebuilding: Tensor, fooling: Tensor, last: nn.Parameter) -> Tensor:
+def ratio(rebuilding: Tensor, fooling: Tensor, last: Tensor) -> Tensor:
     """How much larger the gradient of one loss is than that of the other at the last layer.  -> no axes"""
     (first,) = torch.autograd.grad(rebuilding, last, retain_graph=True)
     (second,) = torch.autograd.grad(fooling, last, retain_graph=True)
