@@ -3,6 +3,7 @@
     python benchmarks/checkpoint.py out/stand-in.safetensors                 # 10 MB, for the demo and the tests
     python benchmarks/checkpoint.py out/sd1.safetensors --size full          # 2.1 GB, for the benchmarks
     python benchmarks/checkpoint.py out/xl.safetensors --family sdxl         # 30 MB
+    python benchmarks/checkpoint.py out/hole.safetensors --task inpaint      # 10 MB, sees a mask and a masked picture
 
 The same seed gives the same file on every machine.  It knows nothing, so what it paints is texture.
 """
@@ -11,7 +12,7 @@ import math
 import sys
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from marmo.catalog import DEFAULTS_KEY
+from marmo.cards import DEFAULTS_KEY
 from marmo.models import unet
 from marmo.models.clip_text import (
     VIT_BIGG_14_TEXT,
@@ -29,15 +30,15 @@ from marmo.models.clip_text import (
     VIT_L_14_TEXT,
     VIT_L_14_TEXT_TOY,
 )
-from marmo.models.vae import KL_F8, KL_F8_TOY, SDXL_VAE, SDXL_VAE_TOY
+from marmo.models.vae import KL_F8, KL_F8_TOY, SD_X4_VAE, SD_X4_VAE_TOY, SDXL_VAE, SDXL_VAE_TOY
 from marmo.request import Defaults
 from marmo.weights.checkpoint import Checkpoint, Part
 from marmo.weights.export import write_folder, write_single_file
 from marmo.weights.forms import Json, NetworkConfig, expected, written
-from marmo.weights.kinds import SD1, SD2, SDXL, SDXL_REFINER, Kind, Slot
+from marmo.weights.kinds import SD1, SD2, SD_X4, SDXL, SDXL_REFINER, Kind, Slot, Task
 from marmo.weights.store import TensorInfo, Tensors
 
-FamilyName = Literal["sd1", "sd2", "sdxl", "sdxl-refiner"]
+FamilyName = Literal["sd1", "sd2", "sd-x4", "sdxl", "sdxl-refiner"]
 FAMILIES: Mapping[FamilyName, tuple[Kind, Mapping[str, Mapping[Slot, NetworkConfig]]]] = {
     "sd1": (
         SD1,
@@ -51,6 +52,13 @@ FAMILIES: Mapping[FamilyName, tuple[Kind, Mapping[str, Mapping[Slot, NetworkConf
         {
             "toy": {"text": VIT_H_14_TEXT_TOY, "unet": unet.SD2_TOY, "vae": KL_F8_TOY},
             "full": {"text": VIT_H_14_TEXT, "unet": unet.SD2, "vae": KL_F8},
+        },
+    ),
+    "sd-x4": (
+        SD_X4,
+        {
+            "toy": {"text": VIT_H_14_TEXT_TOY, "unet": unet.SD_X4_TOY, "vae": SD_X4_VAE_TOY},
+            "full": {"text": VIT_H_14_TEXT, "unet": unet.SD_X4, "vae": SD_X4_VAE},
         },
     ),
     "sdxl": (
@@ -73,6 +81,8 @@ FAMILIES: Mapping[FamilyName, tuple[Kind, Mapping[str, Mapping[Slot, NetworkConf
         },
     ),
 }
+CHANNELS: Mapping[Task, int] = {"paint": 4, "inpaint": 9, "edit": 8, "upscale": 7}
+"""That the U-Net sees: latents, and what lies beside them."""
 SIZES = FAMILIES["sd1"][1]
 TOY_DEFAULTS = Defaults(width=256, height=256, steps=12)
 
@@ -85,6 +95,7 @@ class Config:
     """A .safetensors file, or a folder for diffusers' layout"""
     size: Literal["toy", "full"] = "toy"
     family: FamilyName = "sd1"
+    task: Task = "paint"
     dtype: Literal["float16", "float32", "bfloat16"] = "float16"
     seed: int = 0
 
@@ -96,14 +107,16 @@ def random_checkpoint(
     seed: int = 0,
     family: FamilyName = "sd1",
     scheduler: Json | None = None,
+    task: Task = "paint",
 ) -> Path:
     """Write the file or folder; one tensor in memory at a time.
 
     Args:
         scheduler: what differs from the family's own noise and prediction, in diffusers' words.
+        task: from words, under a mask (Stable Diffusion's inpainting models), or by instruction (instruct-pix2pix).
     """
     kind, sizes = FAMILIES[family]
-    parts = {slot: _part(slot, config, dtype, seed) for slot, config in sizes[size].items()}
+    parts = {slot: _part(slot, _suited(config, task), dtype, seed) for slot, config in sizes[size].items()}
     metadata = {DEFAULTS_KEY: TOY_DEFAULTS.model_dump_json(exclude_unset=True)} if size == "toy" else {}
     checkpoint = Checkpoint(path, "single file", parts, (), kind, scheduler=scheduler or {}, metadata=metadata)
     if path.suffix == ".safetensors":
@@ -111,6 +124,12 @@ def random_checkpoint(
     else:
         write_folder(checkpoint, path)
     return path
+
+
+def _suited(config: NetworkConfig, task: Task) -> NetworkConfig:
+    if task == "paint" or not isinstance(config, unet.UNetConfig):
+        return config
+    return replace(config, in_channels=CHANNELS[task])
 
 
 def _part(slot: Slot, config: NetworkConfig, dtype: torch.dtype, seed: int) -> Part:
@@ -134,7 +153,9 @@ def _random(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
 
 def main(config: Config) -> None:
     """Make it and say where it is."""
-    path = random_checkpoint(config.output, config.size, getattr(torch, config.dtype), config.seed, config.family)
+    path = random_checkpoint(
+        config.output, config.size, getattr(torch, config.dtype), config.seed, config.family, task=config.task
+    )
     print(f"{path}: random weights, not trained", file=sys.stderr)
 
 

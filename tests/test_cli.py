@@ -20,6 +20,7 @@ from benchmarks.checkpoint import random_checkpoint
 from marmo.cli.main import main
 from marmo.cli.replay import old_hash
 from marmo.files.pictures import read_record
+from marmo.nn.device import choose_dtype
 from marmo.weights.store import from_state, open_file, write
 
 SMALL = ("--width", "64", "--height", "48", "--steps", "2", "--seed", "7", "--device", "cpu", "--dtype", "float32")
@@ -111,12 +112,14 @@ def test_every_field_is_a_flag(generate: Command, stand_in: Path, tmp_path: Path
     assert generate(*flags).code == 0
     assert files(tmp_path / "out") == ["fox-0.webp", "fox-1.webp"]
     request = read_record(tmp_path / "out" / "fox-1.webp").request
-    assert request.model_dump(exclude={"guidance", "variation", "told", "refiner"}) == {
+    parts = {"guidance", "variation", "told", "refiner", "inpaint", "outpaint", "hires", "regions", "tiling"}
+    assert request.model_dump(exclude=parts) == {
         "prompt": "a red fox", "negative_prompt": "dark", "model": "stand-in.safetensors", "width": 64, "height": 48,
         "steps": 2, "sampler": "ddim", "schedule": "leading", "guidance_scale": 3.5, "eta": 0.3, "seed": 7,
         "num_images": 2, "noise_source": "philox", "discard_penultimate": True, "init_image": None,
         "strength": 0.6, "start": "a1111", "clip_skip": 2, "prompt_syntax": "comfyui", "prediction": "eps",
-        "zero_snr": False, "empty_negative": "zeros",
+        "zero_snr": False, "empty_negative": "zeros", "mask": None, "image_guidance_scale": None, "vae": None,
+        "template": None,
     }  # fmt: skip
     assert request.guidance.model_dump() == {"rescale": 0.7, "low_sigma": 0.1, "high_sigma": 9.0}
     assert request.variation.model_dump() == {"seed": 9, "strength": 0.2}
@@ -185,7 +188,7 @@ def test_an_estimate_paints_nothing(generate: Command, tmp_path: Path):
         (["--name", "../{seed}"], "the file name pattern '../{seed}' is not a path below the output folder"),
         (["--name", "{sed}"], "{sed} in the file name pattern '{sed}' does not exist; the tokens are {seed}, {index}"),
         (["--model", "none.safetensors"], "none.safetensors: No such file or directory"),
-        (["--model", "a\0b"], "embedded null byte"),
+        (["--model", "a\0b"], "there is no file, folder or model"),
         (["--init-image", "none.png"], "none.png: No such file or directory"),
         (["--init-image", "."], ".: Is a directory"),
     ],
@@ -460,6 +463,36 @@ def test_a_replay_of_a_picture_made_from_another(generate: Command, marmo: Comma
 
 
 @pytest.mark.long
+def test_a_part_of_a_picture_from_the_command_line_and_again(
+    generate: Command, marmo: Command, stand_in: Path, tmp_path: Path
+):
+    source, mask = tmp_path / "in.png", tmp_path / "mask.png"
+    before = np.arange(64 * 48 * 3, dtype=np.uint8).reshape(48, 64, 3)
+    Image.fromarray(before).save(source)
+    Image.fromarray(np.where(np.arange(64) < 24, 255, 0).astype(np.uint8)[None].repeat(48, axis=0)).save(mask)
+    flags = ("--init-image", source, "--mask", mask, "--inpaint.feather", "2", "--inpaint.fill", "noise",
+             "--outpaint.right", "16", "--start", "a1111", "--name", "fox")  # fmt: skip
+    assert generate(*flags).code == 0
+    fox = tmp_path / "out" / "fox.png"
+    after = np.asarray(Image.open(fox))
+    assert after.shape == (48, 80, 3) and np.array_equal(after[:, 29:59], before[:, 29:59])
+    assert (after[:, :24] != before[:, :24]).any() and after[:, 64:].std() > 1
+    request = read_record(fox).request
+    assert (request.inpaint.model_dump(), request.outpaint.right) == (
+        {"fill": "noise", "grow": 0, "feather": 2, "area": "picture", "padding": 32, "soft": False, "invert": False},
+        16,
+    )
+    assert "give it with --mask" in marmo("replay", fox, "--init-image", source).sentence
+    assert marmo("replay", fox, "--init-image", source, "--mask", mask).code == 0
+    dtype = str(choose_dtype(None, torch.device("cpu"))).removeprefix("torch.")  # infotext does not say it
+    assert generate(*flags[:-6], "--start", "a1111", "--name", "wolf", "--dtype", dtype).code == 0
+    foreign = without_record(tmp_path / "out" / "wolf.png")
+    assert "give it with --mask" in marmo("replay", foreign, "--model", stand_in, "--init-image", source).sentence
+    said = marmo("replay", foreign, "--model", stand_in, "--init-image", source, "--mask", mask)
+    assert said.code == 0 and "identical" in said.out
+
+
+@pytest.mark.long
 def test_a_replay_without_its_weights(picture: Path, marmo: Command, own_cache: Path):
     (own_cache / "hashes.json").unlink()
     assert re.fullmatch(
@@ -576,6 +609,16 @@ def test_inspect_tells_the_kind(marmo: Command, tmp_path: Path, family: str, sch
     assert marmo("inspect", path).out.startswith(f"{path}: {said}")
     told = json.loads(marmo("inspect", path, "--json").out)
     assert told["kind"] == family and told["zero_snr"] == ("rescale_betas_zero_snr" in scheduler)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("task", "said"), [("inpaint", "for inpainting"), ("edit", "for editing by instruction")])
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_inspect_tells_the_task(marmo: Command, tmp_path: Path, family: str, task: str, said: str):
+    for path in (tmp_path / "model.safetensors", tmp_path / "folder"):
+        random_checkpoint(path, family=family, task=task)
+        assert f" that predicts eps, {said}, " in marmo("inspect", path).out.splitlines()[0]
+        assert json.loads(marmo("inspect", path, "--json").out)["task"] == task
 
 
 def test_inspect_with_hashes(marmo: Command, stand_in_folder: Path):

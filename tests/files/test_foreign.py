@@ -19,7 +19,7 @@ from marmo.files.foreign_invokeai import read_invokeai
 from marmo.files.infotext import infotext, parse_infotext
 from marmo.files.pictures import find_foreign
 from marmo.files.record import Record
-from marmo.request import ImageRequest
+from marmo.request import ImageRequest, Inpaint
 
 A1111 = """a (red:1.2) fox, 狐
 in snow
@@ -67,8 +67,9 @@ def test_what_is_not_carried_over_is_named():
     foreign = a1111(
         'Hires upscale: 2, Denoising strength: 0.4, Lora hashes: "ink: 1a2b", Tiling: True, Emphasis: No norm'
     )
-    assert foreign.lost == ("Hires upscale: 2", "Lora hashes: ink: 1a2b", "Tiling: True", "Emphasis: No norm")
+    assert foreign.lost == ("Lora hashes: ink: 1a2b", "Emphasis: No norm")
     assert foreign.request.strength is None  # it was that of the second pass
+    assert (foreign.request.hires.scale, foreign.request.hires.strength, foreign.request.tiling) == (2, 0.4, "both")
     assert a1111("Emphasis: Original, ENSD: 0").lost == ()
     assert a1111("Eta: 0.5").request.eta == 0.5
     assert a1111("Eta: 0.5", "Steps: 20, Sampler: DPM++ 2M, Seed: 1, RNG: CPU").lost == ("Eta: 0.5",)
@@ -93,6 +94,22 @@ def test_a_sampler_with_its_schedule_and_a_variation():
     assert (foreign.request.sampler, foreign.request.schedule) == ("dpm_2_ancestral", "karras")
     assert foreign.request.discard_penultimate
     assert (foreign.request.variation.seed, foreign.request.variation.strength) == (5, 0.3)
+
+
+def test_a_picture_painted_under_a_mask():
+    """Absent keys are A1111's defaults, its blur of 0 too; only the mask itself its owner must give."""
+    keys = "Mask mode: Inpaint not masked, Mask blur: 8, Inpaint area: Only masked, Masked area padding: 16"
+    foreign = a1111(f"Denoising strength: 0.6, {keys}, Masked content: latent noise, Image CFG scale: 1.5")
+    assert foreign.is_masked and foreign.lost == ()
+    assert foreign.request.inpaint == Inpaint(invert=True, feather=8, area="masked", padding=16, fill="noise")
+    assert (foreign.request.strength, foreign.request.image_guidance_scale) == (0.6, 1.5)
+    assert len(foreign.notes) == 1 and "by another rule than A1111's" in foreign.notes[0]
+    plain = a1111("Masked content: fill", "Steps: 20, Sampler: DDIM, Seed: 1, RNG: CPU")
+    assert plain.request.inpaint == Inpaint(feather=0, fill="blurred") and len(plain.notes) == 3
+    assert not a1111("Denoising strength: 0.6").is_masked
+    for strange in ("Masked content: lama cleaner", "Inpaint area: Half, Mask blur: 4"):
+        with pytest.raises(ValueError, match="A1111 paints no masked content"):
+            a1111(strange)
 
 
 @pytest.mark.parametrize("start", ["a1111", "diffusers"])
@@ -289,7 +306,23 @@ def one_sentence(read: Callable[[str], Foreign], text: str) -> None:
 
 
 PAIR = st.sampled_from(
-    ["Steps", "Sampler", "Seed", "Size", "RNG", "Clip skip", "Version", "Model hash", "Eta", "CFG scale"]
+    [
+        "Steps",
+        "Sampler",
+        "Seed",
+        "Size",
+        "RNG",
+        "Clip skip",
+        "Version",
+        "Model hash",
+        "Eta",
+        "CFG scale",
+        "Mask blur",
+        "Masked content",
+        "Inpaint area",
+        "Masked area padding",
+        "Image CFG scale",
+    ]
 )
 VALUE = st.one_of(
     st.text(max_size=8), st.sampled_from(["20", "Euler a", "1e999", "-1", "512x512", '"', '"a\\"', "9" * 400])

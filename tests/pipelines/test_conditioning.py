@@ -48,7 +48,9 @@ def guidance_of(prompt: str, encoder: Encoder | None = None, steps: int = STEPS,
     request = ImageRequest(prompt=prompt, **fields)
     sigmas = torch.linspace(steps, 0, steps + 1)
     clock = Clock.of(request, sigmas)
-    return Conditioning(request, clock, clip_tokenizer(), T, encoder or Encoder(), told).guidance(EPS)[0]
+    return Conditioning(request, clock, clip_tokenizer(), T, encoder or Encoder(), told, "blind {}".format).guidance(
+        EPS
+    )[0]
 
 
 def walked(prompt: str, steps: int = STEPS, **more: object) -> list[str]:

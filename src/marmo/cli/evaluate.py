@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     class SettingFlags:
         """A flag for every field of `ImageRequest` that the questions leave open."""
 else:
-    QUESTIONED = frozenset({"prompt", "seed", "num_images", "model", "init_image", "strength", "start"})
+    EDITING = frozenset({"init_image", "mask", "inpaint", "outpaint", "strength", "image_guidance_scale", "start"})
+    QUESTIONED = frozenset({"prompt", "seed", "num_images", "model"}) | EDITING
     SettingFlags = flags_of(ImageRequest, without=QUESTIONED)
 
 

@@ -13,6 +13,10 @@ if TYPE_CHECKING:  # help shall not wait for torch
     from marmo.weights.store import Tensors
 
 
+TASKS = {"inpaint": "for inpainting", "edit": "for editing by instruction", "?": "for a task unknown to Marmo"}
+"""For people; painting from words alone is not worth a word."""
+
+
 @dataclass(frozen=True)
 class Inspect:
     """Tell what a checkpoint file or folder holds, without loading it."""
@@ -29,6 +33,8 @@ class Inspect:
         from marmo.weights.checkpoint import open_checkpoint  # brings torch
         from marmo.weights.fingerprint import file_hash
         from marmo.weights.legacy import WeightFiles
+        from marmo.weights.licence import licence_of
+        from marmo.weights.merge import MERGE_KEY, sentence
 
         files = WeightFiles()
         strange = files.open_strange(self.file)
@@ -50,13 +56,19 @@ class Inspect:
         training = _training(checkpoint)
         if self.json:
             report = {"path": str(self.file), "layout": checkpoint.layout, "bytes": size, "parts": parts, **training}
+            report |= {"licence": licence_of(checkpoint), "merge": checkpoint.metadata.get(MERGE_KEY)}
             print(json.dumps(report | {"sha256": hashes} if hashes else report, default=vars))
             return _warn(files.report())
         known = [f"{checkpoint.kind.title} that predicts {training['prediction']}"] if checkpoint.kind else []
+        known += [TASKS[task] for task in TASKS if task == training.get("task")]
         known += ["trained up to pure noise"] * bool(training.get("zero_snr"))
         print(f"{self.file}: {', '.join([checkpoint.layout, *known, _size(size)])}")
         for network, part in checkpoint.parts.items():
             print(f"  {network:<13} {part.num_parameters:>13,} parameters  {', '.join(part.dtypes)}")
+        if MERGE_KEY in checkpoint.metadata:
+            print(f"  {sentence(checkpoint.metadata[MERGE_KEY])}")
+        if licence := licence_of(checkpoint):
+            print(f"  licence {licence}")
         for file, digest in hashes.items():
             print(f"  sha256 {digest}  {file}")
         return _warn(files.report())
@@ -88,11 +100,21 @@ def _warn(sentences: list[str]) -> int:
 
 def _training(checkpoint: "Checkpoint") -> dict[str, object]:
     """What the networks are together, and how they were trained; nothing of one network alone."""
+    from marmo.models.unet import UNetConfig
+    from marmo.models.vae import VAEConfig
+    from marmo.weights.kinds import task_of
     from marmo.weights.maps.scheduler import betas_from_json, target_from_json
 
     if checkpoint.kind is None:
         return {}
+    unet, vae = checkpoint.parts["unet"].config, checkpoint.parts["vae"].config
+    assert isinstance(unet, UNetConfig) and isinstance(vae, VAEConfig)
+    try:
+        task = task_of(unet, vae)
+    except ValueError:
+        task = "?"
     return {
+        "task": task,
         "kind": checkpoint.kind.name,
         "prediction": target_from_json(checkpoint.scheduler),
         "zero_snr": betas_from_json(checkpoint.scheduler).zero_snr,

@@ -40,6 +40,8 @@ class Foreign:
     """The model's name in that program"""
     model_hash: str | None = None
     """Ten hexadecimal digits of the file's sha256, or eight of A1111's old hash"""
+    is_masked: bool = False
+    """Whether only a part of a picture was painted, under a mask that only its owner has"""
 
 
 def as_request(fields: Mapping[str, object], program: str) -> ImageRequest:

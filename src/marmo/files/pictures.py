@@ -142,6 +142,21 @@ def decode_image(data: bytes) -> Image.Image:
         return _to_rgb(ImageOps.exif_transpose(image))
 
 
+def decode_mask(data: bytes) -> Image.Image:
+    """The grey picture in a file, as `decode_image` reads it; colours count by their brightness.
+
+    Raises `ValueError` for a mask with transparency, which some programs mean as painted and others as kept.
+    """
+    image = _open(BytesIO(data))
+    with _pillow_errors():
+        image = ImageOps.exif_transpose(image)
+        is_opaque = not image.has_transparency_data or image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
+        grey = _to_rgb(image).convert("L")
+    if not is_opaque:
+        raise ValueError("transparency may mean either part; give one in black and white")
+    return grey
+
+
 def _open(stream: BinaryIO) -> Image.Image:
     with _pillow_errors():
         image = Image.open(stream, formats=tuple(set(FORMATS.values())))

@@ -13,13 +13,14 @@ from marmo.models.clip import ClipConfig
 from marmo.models.clip_resnet import ClipResNetConfig
 from marmo.models.clip_text import ClipTextConfig
 from marmo.models.unet import UNetConfig
+from marmo.models.vae import VAEConfig
 from marmo.text.bpe import ClipTokenizer, clip_tokenizer
 from marmo.weights import markers
 from marmo.weights.checkpoint import METADATA_FILE, Checkpoint, Part
 from marmo.weights.folders import write_sharded
 from marmo.weights.forms import Family, Json, Network, NetworkConfig, expected, written
 from marmo.weights.keymap import Constant, to_theirs
-from marmo.weights.kinds import SDXL, Kind, Slot
+from marmo.weights.kinds import PIPELINES, SD_X4, SDXL, UPSCALER_LEVELS, Kind, Slot, task_of
 from marmo.weights.quantize import quantized
 from marmo.weights.store import Tensors, cast, from_state, join, only, prefixed, write
 
@@ -39,6 +40,9 @@ NOISE = (
 
 FILLED = ("num_cut", "embed_width")
 """What a reader of a single file will believe to be there, since it is filled in."""
+
+INPAINT_VERSION = "0.6.0"
+"""The first version of diffusers whose inpainting pipeline is for models that see a mask."""
 
 PIXELS = 8
 """Per latent, in diffusers' `sample_size` of a whole model."""
@@ -94,6 +98,9 @@ def write_folder(
     if metadata:
         _write_json(folder / METADATA_FILE, metadata, sort=False)
     _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    if kind is SD_X4:
+        small = {"_class_name": "DDPMScheduler", "beta_schedule": "scaled_linear", **UPSCALER_LEVELS}
+        _write_json(folder / "low_res_scheduler" / "scheduler_config.json", {**small, "num_train_timesteps": 1000})
     _write_json(folder / "model_index.json", _index(checkpoint, kind, scheduler))  # last: without it none is finished
 
 
@@ -129,11 +136,28 @@ def _index(checkpoint: Checkpoint, kind: Kind, scheduler: Json) -> Json:
     kept = {key: checkpoint.index[key] for key in ("force_zeros_for_empty_prompt",) if key in checkpoint.index}
     return {
         **kind.index,
+        **_pipeline(checkpoint, kind),
         **kept,
         **components,
         **tokenizers,
         "scheduler": ["diffusers", scheduler.get("_class_name", kind.scheduler["_class_name"])],
     }
+
+
+def _pipeline(checkpoint: Checkpoint, kind: Kind) -> Json:
+    """diffusers' class for a model that edits.  For inpainting it reads the version, below which it means another."""
+    unet, vae = checkpoint.parts["unet"].config, checkpoint.parts["vae"].config
+    assert isinstance(unet, UNetConfig) and isinstance(vae, VAEConfig)
+    task = task_of(unet, vae)
+    if task == "paint":
+        return {}
+    usual = (
+        str(kind.index.get("_class_name", "StableDiffusionPipeline"))
+        .removesuffix("Img2ImgPipeline")
+        .removesuffix("Pipeline")
+    )
+    version = {"_diffusers_version": INPAINT_VERSION} if task == "inpaint" else {}
+    return {"_class_name": usual + PIPELINES[task], **version}
 
 
 def _write_component(
@@ -167,7 +191,8 @@ def _names(checkpoint: Checkpoint, slot: Slot) -> Family:
     """Whose names a network has in a single file."""
     if checkpoint.kind is not None:
         return checkpoint.kind.places[slot].names
-    return "openclip" if checkpoint.parts[slot].form.family == "openclip" else "original"
+    family = checkpoint.parts[slot].form.family
+    return "original" if family == "diffusers" else family
 
 
 def _fillers(checkpoint: Checkpoint, slot: Slot) -> list[str]:
