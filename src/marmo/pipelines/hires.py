@@ -6,6 +6,7 @@ size, and all steps of the pass are walked, over a schedule that is stretched so
 Shapes: B pictures, C latent channels, H W height and width of the latents.
 """
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from marmo.nn.engine import Wrap
 from marmo.pipelines.beginning import Beginning
 from marmo.pipelines.card import LatentCard
 from marmo.pipelines.enlarge import RULES, enlarge_latents, enlarge_pixels
-from marmo.pipelines.painter import Painter, resolved
+from marmo.pipelines.painter import Decode, Painter, resolved
 from marmo.pipelines.tiling import wrap_of
 from marmo.pipelines.upscaler import Upscaler
 from marmo.request import Hires, ImageRequest
@@ -74,24 +75,29 @@ class Enlarging:
         """Whether pixels are enlarged and nothing is painted after that."""
         return len(self.walk.sigmas) == 1 and not self.how.keeps_latents
 
-    def begin(self, latents: Tensor, source: sources.NoiseSource) -> Beginning:
+    def begin(self, latents: Tensor, source: sources.NoiseSource) -> Generator[Decode, None, Beginning]:
         """Where the second walk begins, after a first to these latents.  B C H W -> B C of its size, float32."""
         factor = self.painter.card.vae.factor
         shape = latents.shape[1], self._height // factor, self._width // factor
         noise = source.start(shape).to(latents.device) * self.walk.sigmas[0]  # the seeds' first draw, as in A1111
-        return Beginning(self._latents(latents, source, shape) + noise)
+        larger = yield from self._latents(latents, source, shape)
+        return Beginning(larger + noise)
 
     def finish(self, pixels: Tensor, wrap: Wrap) -> Tensor:
         """Decoded pixels, of the first pass's size where the second paints nothing -> B 3 of the second's."""
         return self._enlarged(pixels, wrap) if self.is_all else pixels
 
-    def _latents(self, latents: Tensor, source: sources.NoiseSource, shape: tuple[int, int, int]) -> Tensor:
+    def _latents(
+        self, latents: Tensor, source: sources.NoiseSource, shape: tuple[int, int, int]
+    ) -> Generator[Decode, None, Tensor]:
         """Larger latents, through pixels where these are what is enlarged."""
         rule, wrap = RULES.get(resolved(self.how.upscaler)), wrap_of(self.walk.request)
         if rule is not None:
             return enlarge_latents(latents, *shape[1:], rule, wrap)
         draws = torch.split(source.normal(shape).to(latents.device), 1)
-        pictures = (self._enlarged(self.painter.decode(row, wrap)[0], wrap) for row in torch.split(latents, 1))
+        decoded = [Decode(self.painter, row, wrap) for row in torch.split(latents, 1)]
+        yield from decoded
+        pictures = (self._enlarged(resolved(one.pixels), wrap) for one in decoded)
         moments = (self.painter.moments(picture, wrap) for picture in pictures)
         return torch.cat([moment.sample(draw) for moment, draw in zip(moments, draws, strict=True)])
 

@@ -119,7 +119,8 @@ class LatentDiffusion(Painter):
             enlarging = Enlarging(self, second, request.hires, self.upscaler)
             if not enlarging.is_all:
                 source = _source(request)
-                latents = yield from self._paint(second, source, enlarging.begin(latents, source), its_experts)
+                begun = yield from enlarging.begin(latents, source)
+                latents = yield from self._paint(second, source, begun, its_experts)
         yield Stage("decoding")
         wrap = wrap_of(request)
         decoded = [Decode(self, row, wrap) for row in torch.split(latents, 1)]

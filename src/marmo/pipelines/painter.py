@@ -265,7 +265,8 @@ def answer_together(asks: Sequence[Ask]) -> None:
     painter = asks[0].painter
     assert all(ask.painter is painter for ask in asks), "one network answers"
     questions = [question for ask in asks for question in ask.questions]
-    order = sorted(range(len(questions)), key=lambda index: questions[index].condition.length)
+    forms = list(dict.fromkeys(question.condition.form for question in questions))
+    order = sorted(range(len(questions)), key=lambda index: forms.index(questions[index].condition.form))
     answers = dict(zip(order, painter.ask([questions[index] for index in order]), strict=True))
     x0s = iter(answers[index] for index in range(len(questions)))
     for ask in asks:
