@@ -414,7 +414,7 @@ def test_what_fits_nowhere_fails_and_the_mates_go_on(desk, resolve, alone, troub
 def test_out_of_memory_while_decoding_is_done_in_tiles(painter, desk, resolve, alone, monkeypatch):
     expected, decode, tried = alone(resolve()), painter.decode, list[bool]()
     monkeypatch.setattr(first_stage, "SMALL_TILE", 4)
-    monkeypatch.setattr(first_stage, "OVERLAP", 2)
+    monkeypatch.setattr(first_stage, "SMALL_OVERLAP", 1)
 
     def whole_fails(latents: Tensor, wrap: Wrap, small: bool = False) -> tuple[Tensor, bool]:
         tried.append(small)
