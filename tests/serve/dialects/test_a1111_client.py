@@ -92,6 +92,20 @@ def test_an_eta_acts_where_a_sampler_has_one(api: webuiapi.WebUIApi, server: Ser
     assert server.newest().request.eta == 0.5
 
 
+def test_a_second_pass(api: webuiapi.WebUIApi, server: Served):
+    result = api.txt2img(
+        prompt="a fox", width=48, height=32, enable_hr=True, hr_scale=2, hr_second_pass_steps=3,
+        hr_upscaler=webuiapi.HiResUpscaler.LatentNearest, denoising_strength=0.6, tiling=True,
+    )  # fmt: skip
+    said = server.newest().request
+    assert (said.hires.scale, said.hires.upscaler, said.hires.steps) == (2, "latent-nearest", 3)
+    assert (said.hires.strength, said.strength, said.tiling) == (0.6, None, "both")
+    assert result.info["denoising_strength"] == 0.6
+    extra = result.info["extra_generation_params"]
+    assert (extra["Hires upscale"], extra["Hires upscaler"], extra["Tiling"]) == ("2", "Latent (nearest)", "True")
+    assert result.parameters["enable_hr"] is True and result.parameters["hr_scale"] == 2
+
+
 def test_settings_can_be_overridden_for_one_request(api: webuiapi.WebUIApi, server: Served):
     settings = {"sd_model_checkpoint": "other", "CLIP_stop_at_last_layers": 2, "randn_source": "CPU", "grid_save": True}
     result = api.txt2img(prompt="a fox", override_settings=settings)
@@ -122,6 +136,9 @@ def test_no_pictures_where_none_are_wanted(api: webuiapi.WebUIApi):
         ({"cfg_scale": -1}, "cfg_scale"),
         ({"steps": 2000}, "steps"),
         ({"width": 50}, "width 50"),
+        ({"enable_hr": True, "hr_upscaler": webuiapi.HiResUpscaler.ESRGAN_4x}, "hr_upscaler"),
+        ({"enable_hr": True, "width": 64, "height": 64, "hr_resize_x": 32}, "enable_hr makes 32 x 32 of 64 x 64"),
+        ({"enable_hr": True, "hr_sampler_name": "Heun"}, "hr_sampler_name"),
         ({"batch_size": 50, "n_iter": 50}, "batch_size x n_iter"),
         ({"script_name": "x/y/z plot"}, "Script 'x/y/z plot' not found"),
         ({"alwayson_scripts": {"ADetailer": {"args": [True, {}]}}}, "ADetailer"),
@@ -234,7 +251,6 @@ def test_every_sampler_and_scheduler_that_is_listed_is_understood(api: webuiapi.
     "name",
     [
         "sd_vae",
-        "latent_upscale_modes",
         "loras",
         "hypernetworks",
         "face_restorers",
@@ -247,7 +263,8 @@ def test_lists_that_are_empty(api: webuiapi.WebUIApi, name: str):
 
 
 def test_what_else_the_client_asks(api: webuiapi.WebUIApi):
-    assert [item["name"] for item in api.get_upscalers()] == ["None"]
+    assert [item["name"] for item in api.get_upscalers()] == ["None", "Lanczos"]
+    assert [item["name"] for item in api.get_latent_upscale_modes()][:2] == ["Latent", "Latent (antialiased)"]
     assert api.get_embeddings() == {"loaded": {}, "skipped": {}}
     assert api.get_scripts() == {"txt2img": [], "img2img": []}
     assert api.get_cmd_flags()["api"] is True

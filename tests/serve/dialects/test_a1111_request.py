@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marmo.files.foreign_a1111 import read_a1111
-from marmo.files.infotext import infotext
+from marmo.files.infotext import ENLARGERS, infotext
 from marmo.files.pictures import find_record
 from marmo.request import ImageRequest
+from marmo.request_parts import Hires
 from marmo.serve.dialects.a1111_answer import envelope, png_info_body
 from marmo.serve.dialects.a1111_body import OFF, Img2Img, Txt2Img
+from marmo.serve.dialects.a1111_lists import latent_upscale_modes, upscalers
 from marmo.serve.dialects.a1111_options import FIXED, Options, Values
 from marmo.serve.dialects.a1111_request import Wanted, read_img2img, read_txt2img
 from marmo.serve.problems import Problem
@@ -93,8 +95,89 @@ def test_batches_are_pictures():
 def test_what_is_off_is_passed_over_and_what_is_on_refused(name: str):
     for value in OFF[name][0]:
         assert request(**{name: value}) == request()
-    asked = {"styles": ["a"], "infotext": "Steps: 4", "tiling": True, "restore_faces": True, "enable_hr": True}
+    asked = {"styles": ["a"], "infotext": "Steps: 4", "restore_faces": True}
     assert problem(**{name: asked.get(name, 3)}).facts["field"] == name
+
+
+def test_a_second_pass_in_a1111s_spelling():
+    said = request(
+        enable_hr=True, hr_scale=1.5, hr_upscaler="Latent (bicubic antialiased)", hr_second_pass_steps=7,
+        hr_prompt="a red fox", hr_negative_prompt="blur", denoising_strength=0.4,
+    )  # fmt: skip
+    assert said.strength is None, "the strength is the second pass's"
+    assert said.hires == Hires(
+        scale=1.5, upscaler="latent-bicubic-antialiased", steps=7, strength=0.4, prompt="a red fox",
+        negative_prompt="blur",
+    )  # fmt: skip
+
+
+def test_a_second_pass_alone_is_twice_as_large_and_like_the_first():
+    said = request(enable_hr=True, hr_second_pass_steps=0, hr_prompt="", hr_negative_prompt="", steps=6)
+    assert said.hires == Hires(scale=2)
+    assert said.resolve(MODELS[0].defaults).hires == Hires(scale=2, upscaler="latent-bilinear", steps=6, strength=0.7)
+
+
+@pytest.mark.parametrize(("across", "down", "size"), [(96, 128, (96, 128)), (96, 0, (96, 192)), (0, 128, (64, 128))])
+def test_a_second_pass_of_a_size_has_no_scale(across: int, down: int, size: tuple[int, int]):
+    said = request(enable_hr=True, hr_scale=4, hr_resize_x=across, hr_resize_y=down, width=48, height=96).hires
+    assert said.scale is None and said.size(48, 96, 8) == size
+
+
+def test_without_enable_hr_the_rest_means_nothing():
+    fields = {"hr_scale": 99, "hr_upscaler": "LDSR", "hr_sampler_name": "Heun", "denoising_strength": 0.7}
+    assert request(enable_hr=False, **fields) == request(**fields) == request()
+
+
+def test_every_upscaler_that_is_listed_is_understood():
+    names = [str(item["name"]) for item in (*upscalers(), *latent_upscale_modes())]
+    meant = {request(enable_hr=True, hr_upscaler=name).hires.upscaler for name in names}
+    assert names[0] == "None" and meant == set(ENLARGERS)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("hr_upscaler", "R-ESRGAN 4x+"),
+        ("hr_upscaler", "/etc/passwd"),
+        ("hr_scale", 0.5),
+        ("hr_scale", 9),
+        ("hr_resize_x", -8),
+        ("hr_second_pass_steps", -1),
+        ("denoising_strength", 1.5),
+        ("hr_checkpoint_name", "other"),
+        ("hr_sampler_name", "Heun"),
+        ("hr_scheduler", "Karras"),
+    ],
+)
+def test_a_second_pass_that_cannot_be_is_refused_by_name(field: str, value: object):
+    refusal = problem(**{"enable_hr": True, field: value})
+    assert refusal.facts["field"] == field and field in refusal.message
+
+
+def test_a_second_pass_may_say_that_it_is_like_the_first():
+    same = {"hr_checkpoint_name": "Use same checkpoint", "hr_sampler_name": "Euler", "hr_scheduler": "Karras"}
+    fields = {"enable_hr": True, "sampler_name": "Euler", "scheduler": "Karras"}
+    assert request(**fields, **same) == request(**fields)
+
+
+def test_infotext_and_body_mean_the_same_second_pass_and_edges():
+    said = request(
+        enable_hr=True, hr_upscaler="Latent (nearest)", hr_second_pass_steps=3, denoising_strength=0.6, tiling=True,
+        hr_prompt="a red fox", seed=3, steps=8, width=64, height=32,
+    )  # fmt: skip
+    painted = said.resolve(MODELS[0].defaults)
+    read = read_a1111(infotext(find_record(BytesIO(toy_picture(painted, 0)))))
+    assert read.lost == () and painted.tiling == "both"
+    assert read.request.model_copy(update={"model": "toy"}).resolve(MODELS[0].defaults) == painted
+
+
+def test_families_without_a_second_pass_or_seamless_edges_say_so():
+    unused = frozenset({"hires", "tiling"})
+    defaults = MODELS[0].defaults.model_copy(update={"unused": unused})
+    for fields in ({"enable_hr": True}, {"tiling": True}):
+        with pytest.raises(ValueError, match="means nothing to this model"):
+            request(**fields).resolve(defaults)
+    assert request(enable_hr=False, tiling=False).resolve(defaults).tiling == "none"
 
 
 def test_unknown_fields_are_neither_repeated_nor_kept():
@@ -158,12 +241,14 @@ def test_options_that_cannot_be_had_are_refused_by_name(name: str):
 def test_options_act():
     options = Options().updated(
         {"CLIP_stop_at_last_layers": 2, "eta_ancestral": 0.5, "randn_source": "CPU", "sgm_noise_multiplier": True}
-        | {"always_discard_next_to_last_sigma": True, "sd_model_checkpoint": MODELS[1].sha256[:10]},
+        | {"always_discard_next_to_last_sigma": True, "tiling": True, "sd_model_checkpoint": MODELS[1].sha256[:10]},
         MODELS,
     )
     said = wanted(options, sampler_name="Euler a").request
     assert (said.clip_skip, said.eta, said.noise_source, said.start) == (2, 0.5, "torch-cpu", "diffusers")
     assert said.discard_penultimate and said.model == "other"
+    assert said.tiling == "both"
+    assert wanted(options, tiling=False).request.tiling == "none"
     assert wanted(options, sampler_name="Euler a", eta=0.2).request.eta == 0.2
     assert wanted(options, sampler_name="DPM++ 2M").request.eta is None
 

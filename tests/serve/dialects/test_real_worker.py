@@ -63,6 +63,17 @@ def test_a1111s_picture_is_what_its_infotext_says(server: Served, model: "Latent
         assert difference(image, model.generate(request).images[0]) <= 1  # two in a batch, one alone
 
 
+def test_a1111s_second_pass_is_what_its_infotext_says(server: Served, model: "LatentDiffusion"):
+    api = webuiapi.WebUIApi(port=server.port())
+    result = api.txt2img(
+        prompt="a fox", seed=7, steps=3, width=64, height=64, sampler_name="Euler", scheduler="Karras", enable_hr=True,
+        hr_scale=1.5, hr_upscaler="Lanczos", hr_second_pass_steps=2, denoising_strength=0.5, tiling=True,
+    )  # fmt: skip
+    request = read_a1111(result.info["infotexts"][0]).request.model_copy(update={"model": None})
+    assert result.image.size == (96, 96)
+    assert difference(result.image, model.generate(request).images[0]) <= 1
+
+
 def test_a1111s_inpainting_keeps_what_is_black(server: Served):
     api = webuiapi.WebUIApi(port=server.port())
     mask = Image.new("L", SIZE)

@@ -124,7 +124,7 @@ def test_sillytavern_connects(ana: Line):
     }  # fmt: skip
     assert names["sd-models"] == [f"{model.id} [{model.sha256[:10]}]" for model in MODELS]
     assert "DPM++ 2M" in names["samplers"] and "karras" in names["schedulers"]
-    assert names["upscalers"][0] == "None"
+    assert names["upscalers"][0] == "None" and names["latent-upscale-modes"][0] == "Latent"
 
 
 def test_sillytavern_chooses_a_model(ana: Line):

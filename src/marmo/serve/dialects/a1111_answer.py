@@ -64,7 +64,7 @@ def info(wanted: Wanted, request: ImageRequest, infotexts: Sequence[str], create
         "sd_vae_hash": None,
         "seed_resize_from_w": -1,
         "seed_resize_from_h": -1,
-        "denoising_strength": request.strength,
+        "denoising_strength": request.hires.strength if request.hires.acts else request.strength,
         "extra_generation_params": _extra(infotexts),
         "index_of_first_image": 0,
         "infotexts": list(infotexts),

@@ -14,10 +14,8 @@ from marmo.solver_names import short
 
 OFF: Mapping[str, tuple[tuple[object, ...], str]] = {
     "restore_faces": ((False,), "there is no face restoration here"),
-    "tiling": ((False,), "seamless pictures are not painted here yet"),
-    "enable_hr": ((False,), "there is no second pass at a higher resolution here yet"),
-    "firstphase_width": ((0,), "there is no second pass at a higher resolution here yet"),
-    "firstphase_height": ((0,), "there is no second pass at a higher resolution here yet"),
+    "firstphase_width": ((0,), "width is the first pass's here, and hr_resize_x the second's"),
+    "firstphase_height": ((0,), "height is the first pass's here, and hr_resize_y the second's"),
     "seed_resize_from_w": ((0, -1), "noise is not resized here"),
     "seed_resize_from_h": ((0, -1), "noise is not resized here"),
     "s_churn": ((0,), "no sampler here adds churn"),
@@ -75,6 +73,16 @@ class Txt2Img(Painting):
     """The body of `txt2img`; without `enable_hr` the rest of its second pass means nothing."""
 
     enable_hr: bool | None = None
+    hr_scale: float | None = None
+    hr_upscaler: str | None = Field(default=None, max_length=200)
+    hr_second_pass_steps: int | None = None
+    hr_resize_x: int | None = None
+    hr_resize_y: int | None = None
+    hr_checkpoint_name: str | None = Field(default=None, max_length=200)
+    hr_sampler_name: str | None = Field(default=None, max_length=100)
+    hr_scheduler: str | None = Field(default=None, max_length=100)
+    hr_prompt: str | None = Field(default=None, max_length=100_000)
+    hr_negative_prompt: str | None = Field(default=None, max_length=100_000)
     firstphase_width: int | None = None
     firstphase_height: int | None = None
 

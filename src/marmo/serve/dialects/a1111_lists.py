@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from marmo.files.infotext import ENLARGERS
 from marmo.serve.contract import Model
 from marmo.serve.dialects.bodies import SHORT_HASH, title
 from marmo.solver_names import A1111_DISCARDS, SAMPLERS, SCHEDULES, SamplerName, ScheduleName
@@ -69,5 +70,11 @@ def schedulers() -> list[dict[str, object]]:
 
 
 def upscalers() -> list[dict[str, object]]:
-    """`GET upscalers`: only the one that does nothing."""
-    return [{"name": "None", "model_name": None, "model_path": None, "model_url": None, "scale": 4.0}]
+    """`GET upscalers`: what enlarges pixels before a second pass; A1111's "None" does it as Lanczos."""
+    nowhere = {"model_name": None, "model_path": None, "model_url": None, "scale": 4.0}
+    return [{"name": name, **nowhere} for name in ("None", ENLARGERS["lanczos"])]
+
+
+def latent_upscale_modes() -> list[dict[str, object]]:
+    """`GET latent-upscale-modes`: what enlarges latents before a second pass, the default first."""
+    return [{"name": name} for ours, name in ENLARGERS.items() if ours != "lanczos"]

@@ -24,7 +24,6 @@ NO_UPSCALER = "this server has no upscaler for finished pictures"
 
 EMPTY: Mapping[str, str] = {
     "sd-vae": "Autoencoders to choose from",
-    "latent-upscale-modes": "Ways to enlarge latents",
     "loras": "LoRAs",
     "hypernetworks": "Hypernetworks",
     "face-restorers": "Face restorers",
@@ -65,8 +64,14 @@ async def schedulers() -> Listed:
 
 @router.get("/upscalers")
 async def upscalers() -> Listed:
-    """Only the one that does nothing."""
+    """What enlarges pixels before a second pass."""
     return a1111_lists.upscalers()
+
+
+@router.get("/latent-upscale-modes")
+async def latent_upscale_modes() -> Listed:
+    """What enlarges latents before a second pass."""
+    return a1111_lists.latent_upscale_modes()
 
 
 @router.get("/embeddings")

@@ -25,7 +25,6 @@ FIXED: Mapping[str, tuple[object, ...]] = {
     "sd_vae": ("Automatic", "None"),
     "sd_unet": ("Automatic", "None"),
     "sd_hypernetwork": ("None",),
-    "tiling": (False,),
     "face_restoration": (False,),
     "emphasis": ("Original",),
     "eta_noise_seed_delta": (0,),
@@ -66,6 +65,7 @@ class Values(BaseModel):
     eta_ddim: float | None = Field(default=None, ge=0, le=1)
     sgm_noise_multiplier: bool | None = None
     always_discard_next_to_last_sigma: bool | None = None
+    tiling: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,8 @@ class Options:
     """Whether pure noise has unit variance at the start, as in diffusers (A1111's sgm_noise_multiplier)."""
     discard: bool = False
     """Whether every sampler leaves out the last noise level above 0."""
+    tiling: bool = False
+    """Whether opposite edges fit together where a body does not say."""
 
     def updated(self, values: Mapping[str, object], models: Sequence[Model], field: str = "") -> "Options":
         """With these values; `Problem` for one that cannot be had.  `field` goes before the names in its sentence."""
@@ -96,6 +98,7 @@ class Options:
             eta_ddim=_or(new.eta_ddim, self.eta_ddim),
             centred=_or(new.sgm_noise_multiplier, self.centred),
             discard=_or(new.always_discard_next_to_last_sigma, self.discard),
+            tiling=_or(new.tiling, self.tiling),
         )
 
     def chosen(self, models: Sequence[Model]) -> Model:
@@ -125,6 +128,7 @@ class Options:
             "eta_ddim": self.eta_ddim,
             "sgm_noise_multiplier": self.centred,
             "always_discard_next_to_last_sigma": self.discard,
+            "tiling": self.tiling,
             "samples_format": "png",
             **{name: values[0] for name, values in FIXED.items()},
         }

@@ -10,6 +10,7 @@ from marmo.request import ImageRequest
 from marmo.request_parts import Fill
 from marmo.serve.contract import Model
 from marmo.serve.dialects.a1111_body import Img2Img, Painting, Txt2Img, check_off, check_scripts
+from marmo.serve.dialects.a1111_hires import HIRES_FIELD_NAMES, hires
 from marmo.serve.dialects.a1111_options import NOISE_SOURCES, Options, acting, clip_skip, for_model
 from marmo.serve.dialects.bodies import as_request, find_model, read_body, read_picture, refused
 from marmo.serve.headers import read_header
@@ -30,6 +31,7 @@ FIELD_NAMES: Mapping[str, str] = {
     "variation.seed": "subseed",
     "refiner.model": "refiner_checkpoint",
     "refiner.switch": "refiner_switch_at",
+    **HIRES_FIELD_NAMES,
 }
 
 FILLS: Sequence[Fill] = ("blurred", "original", "noise", "blank")
@@ -52,7 +54,8 @@ class Wanted:
 
 def read_txt2img(body: object, options: Options, models: Sequence[Model]) -> Wanted:
     """The body of `txt2img`; `Problem` for what cannot be done."""
-    return _wanted(read_body(Txt2Img, body), options, models, {}, frozenset())
+    read = read_body(Txt2Img, body)
+    return _wanted(read, options, models, {"hires": hires(read)}, frozenset())
 
 
 def read_img2img(body: object, options: Options, models: Sequence[Model]) -> Wanted:
@@ -68,7 +71,7 @@ def read_img2img(body: object, options: Options, models: Sequence[Model]) -> Wan
 
 
 def _wanted(
-    body: Painting, options: Options, models: Sequence[Model], pictures: Mapping[str, object], hidden: frozenset[str]
+    body: Painting, options: Options, models: Sequence[Model], own: Mapping[str, object], hidden: frozenset[str]
 ) -> Wanted:
     check_off(body)
     check_scripts(body)
@@ -87,10 +90,11 @@ def _wanted(
         "clip_skip": clip_skip(overridden),
         "variation": _variation(body),
         "refiner": _refiner(body, models),
+        "tiling": "both" if (overridden.tiling if body.tiling is None else body.tiling) else None,
         **_solver(body, overridden, model),
         **_constants(overridden, model),
         **_image_guidance(body, model),
-        **pictures,
+        **own,
     }
     keeps = body.override_settings_restore_afterwards is False
     return Wanted(
