@@ -25,7 +25,7 @@ HIRES_FIELD_NAMES: Mapping[str, str] = {
 
 SCALE = 2.0
 """Where a body says no size: A1111's own, because no model has one."""
-UPSCALERS: Mapping[str, Enlarger] = {"None": "lanczos"} | {name: ours for ours, name in ENLARGERS.items()}
+UPSCALERS: Mapping[str, Enlarger] = {"None": "lanczos", **{name: ours for ours, name in ENLARGERS.items()}}
 """What enlarges; in A1111, too, "None" is Lanczos' kernel as soon as there is another size."""
 SAME: Mapping[str, tuple[str, str]] = {
     "hr_checkpoint_name": ("Use same checkpoint", "model"),
