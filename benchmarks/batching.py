@@ -46,7 +46,7 @@ class Config:
 
 def main(config: Config) -> None:
     """A line per shape and number of requests."""
-    path = config.folder / f"sd1-{config.size}.safetensors"
+    path = config.folder / ("sd1-float16.safetensors" if config.size == "full" else "sd1-toy.safetensors")
     if not path.exists():
         random_checkpoint(path, config.size)
     stock = Stock({"model": path}, config.device, config.dtype)

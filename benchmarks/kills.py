@@ -296,7 +296,7 @@ def _kill(process: int) -> None:
 
 def _until_gone(processes: list[int]) -> None:
     """A worker whose server was killed ends by itself."""
-    until = time.monotonic() + 30
+    until = time.monotonic() + PATIENCE
     while any(Path(f"/proc/{process}").exists() for process in processes):
         if time.monotonic() > until:
             raise Lost("a worker lives on without its server")

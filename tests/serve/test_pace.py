@@ -124,3 +124,9 @@ def test_one_slow_step_does_not_make_patient():
     learn(pace, 2, 1.0, 9)
     learn(pace, 2, 1000.0, 1)
     assert pace.patience(Operation("step", BATCH, 2)) == 10
+
+
+def test_what_is_opened_quickly_now_may_take_long_the_next_time():
+    pace, opening = Pace(Patience(floor=5, first=100)), Operation("opening", BATCH, 1)
+    pace.add(opening, 0.001)
+    assert pace.patience(opening) == 100

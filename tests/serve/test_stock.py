@@ -14,6 +14,9 @@ from marmo.serve.stock import Stock, Unusable, num_bytes, without_paths
 from marmo.weights.fingerprint import file_hash
 
 
+pytestmark = pytest.mark.long
+
+
 @pytest.fixture
 def path(stand_in: Path, tmp_path: Path) -> Path:
     """A copy of the stand-in, to be damaged."""

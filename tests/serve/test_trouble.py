@@ -45,6 +45,7 @@ async def test_one_owner_cannot_fill_the_queue(tmp_path: Path) -> None:
         await jobs.cancel(block.id)
 
 
+@pytest.mark.long
 @in_loop
 async def test_a_closing_server_takes_nothing_and_parks_what_runs(tmp_path: Path) -> None:
     engine = ToyEngine(at_once=2)
@@ -73,6 +74,7 @@ async def test_a_closing_server_takes_nothing_and_parks_what_runs(tmp_path: Path
         assert parked[2].code is None
 
 
+@pytest.mark.long
 @in_loop
 async def test_what_can_end_in_time_ends(tmp_path: Path) -> None:
     async with ready(tmp_path, ToyEngine(step_seconds=0.02)) as jobs:
@@ -82,6 +84,7 @@ async def test_what_can_end_in_time_ends(tmp_path: Path) -> None:
         assert (await jobs.get(job.id)).state == "succeeded"
 
 
+@pytest.mark.long
 @in_loop
 async def test_a_dead_worker_costs_an_attempt_and_no_job(tmp_path: Path) -> None:
     """Four side by side, one of which kills the worker: it is quarantined, the others are painted."""
@@ -128,6 +131,7 @@ async def test_a_model_that_is_gone_fails_its_jobs_alone(tmp_path: Path) -> None
         assert failed.message == "the model 'two' is no longer here"
 
 
+@pytest.mark.long
 @in_loop
 async def test_without_a_worker_nothing_is_taken(tmp_path: Path) -> None:
     jobs = Jobs(tmp_path, ToyEngine(start_seconds=0.3), SMALL)
@@ -200,6 +204,7 @@ class SmallDisk(LocalDisk):
         self.room -= size
 
 
+@pytest.mark.long
 @in_loop
 async def test_a_full_disk_parks_the_result_until_there_is_room(tmp_path: Path) -> None:
     disk, engine = SmallDisk(100 << 20), ToyEngine()
@@ -222,6 +227,7 @@ async def test_a_full_disk_parks_the_result_until_there_is_room(tmp_path: Path) 
         assert (await jobs.wait((await jobs.submit(FOX, "ann")).id)).state == "succeeded"
 
 
+@pytest.mark.long
 @in_loop
 async def test_the_reserve_lets_the_journal_finish(tmp_path: Path) -> None:
     """A disk that is full for the journal, too, until the reserve is gone."""
@@ -249,6 +255,7 @@ async def test_the_reserve_lets_the_journal_finish(tmp_path: Path) -> None:
         assert (await jobs.wait((await jobs.submit(FOX, "ann")).id)).state == "succeeded"
 
 
+@pytest.mark.long
 @in_loop
 async def test_a_broken_disk_refuses_and_heals(tmp_path: Path) -> None:
     """While nothing can be written, clients are told; jobs in hand wait; afterwards nothing is missing."""
@@ -289,6 +296,7 @@ class Jumping:
         self.clock = Clock(wall=lambda: clocks.SYSTEM.wall() + self.offset)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("jump", [-1e9, 1e9])
 @in_loop
 async def test_a_jumping_clock_changes_nothing(tmp_path: Path, jump: float) -> None:
@@ -308,6 +316,7 @@ async def test_a_jumping_clock_changes_nothing(tmp_path: Path, jump: float) -> N
         assert listed[::-1][1:] == [job.id for job in some], "lists go by the order of submission"
 
 
+@pytest.mark.long
 @in_loop
 async def test_ageing_survives_a_restart_with_another_clock(tmp_path: Path) -> None:
     wall = Jumping()

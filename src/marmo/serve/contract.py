@@ -55,7 +55,7 @@ class Staged:
 
     job: str
     attempt: int
-    stage: Literal["loading", "encoding", "decoding"]
+    stage: Literal["loading", "encoding", "upscaling", "decoding"]
 
 
 @dataclass(frozen=True)

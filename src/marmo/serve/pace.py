@@ -11,7 +11,7 @@ from statistics import median
 from threading import Lock
 
 from marmo.request import ImageRequest
-from marmo.serve.messages import Operation
+from marmo.serve.messages import Kind, Operation
 
 SAMPLES = 32
 ENOUGH = 3
@@ -20,6 +20,7 @@ GAIN = 1.05
 """A level must paint this much faster than the one before, or waiting for one another is not worth it."""
 MOST = 64
 """Rows in a batch, whatever they gain."""
+UNLIKE = frozenset[Kind]({"opening", "encoding"})
 RETRY = 512
 """Steps after which a level that did not gain is tried again: the machine may have been busy."""
 
@@ -45,7 +46,8 @@ class Patience:
     floor: float = 30.0
     """at least this, in seconds."""
     first: float = 1800.0
-    """For what was never measured, such as the first reading of a large model from a slow disk."""
+    """For what was never measured, and for what has no like: one task opens a model that is there, the next reads it from
+    a slow disk; one has a text to encode, the next a large picture."""
 
 
 USUAL = Patience()
@@ -86,7 +88,7 @@ class Pace:
 
     def patience(self, operation: Operation) -> float:
         """How long to wait for it, in seconds."""
-        usual = self.seconds(operation)
+        usual = None if operation.kind in UNLIKE else self.seconds(operation)
         return self._patience.first if usual is None else max(self._patience.floor, self._patience.factor * usual)
 
     def cap(self, batch: str) -> int:
