@@ -5,7 +5,7 @@ matters is where it begins and ends.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,32 +34,32 @@ class Case:
     """One pair of pictures."""
 
     title: str
+    request: ImageRequest
     mask: str | None = "middle"
     task: Task = "paint"
-    fields: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
 CASES: Sequence[Case] = (
-    Case("mask, feather 4", fields={"strength": 1.0}),
-    Case("feather 0", fields={"strength": 1.0, "inpaint": Inpaint(feather=0)}),
-    Case("feather 16", fields={"strength": 1.0, "inpaint": Inpaint(feather=16)}),
-    Case("grow 24, feather 0", fields={"strength": 1.0, "inpaint": Inpaint(grow=24, feather=0)}),
-    Case("invert", fields={"strength": 1.0, "inpaint": Inpaint(invert=True)}),
-    Case("fill original, strength 0.4", fields={"strength": 0.4}),
-    Case("fill blurred, strength 0", fields={"strength": 0.0, "inpaint": Inpaint(fill="blurred")}),
-    Case("fill blank, strength 0.4", fields={"strength": 0.4, "inpaint": Inpaint(fill="blank")}),
-    Case("soft, a mask from black to white", "ramp", fields={"strength": 1.0, "inpaint": Inpaint(soft=True)}),
-    Case("the small part alone, enlarged", "small", fields={"strength": 1.0, "inpaint": Inpaint(area="masked")}),
-    Case("outpaint left 64, top 32", None, fields={"outpaint": Outpaint(left=64, top=32)}),
+    Case("mask, feather 4", ImageRequest(strength=1.0)),
+    Case("feather 0", ImageRequest(strength=1.0, inpaint=Inpaint(feather=0))),
+    Case("feather 16", ImageRequest(strength=1.0, inpaint=Inpaint(feather=16))),
+    Case("grow 24, feather 0", ImageRequest(strength=1.0, inpaint=Inpaint(grow=24, feather=0))),
+    Case("invert", ImageRequest(strength=1.0, inpaint=Inpaint(invert=True))),
+    Case("fill original, strength 0.4", ImageRequest(strength=0.4)),
+    Case("fill blurred, strength 0", ImageRequest(strength=0.0, inpaint=Inpaint(fill="blurred"))),
+    Case("fill blank, strength 0.4", ImageRequest(strength=0.4, inpaint=Inpaint(fill="blank"))),
+    Case("soft, a mask from black to white", ImageRequest(strength=1.0, inpaint=Inpaint(soft=True)), "ramp"),
+    Case("the small part alone, enlarged", ImageRequest(strength=1.0, inpaint=Inpaint(area="masked")), "small"),
+    Case("outpaint left 64, top 32", ImageRequest(outpaint=Outpaint(left=64, top=32)), None),
     Case(
         "outpaint right 96, soft, feather 12",
+        ImageRequest(outpaint=Outpaint(right=96), inpaint=Inpaint(soft=True, feather=12)),
         None,
-        fields={"outpaint": Outpaint(right=96), "inpaint": Inpaint(soft=True, feather=12)},
     ),
-    Case("a model for inpainting (9 channels)", task="inpaint"),
-    Case("the same, outpaint bottom 64", None, "inpaint", {"outpaint": Outpaint(bottom=64)}),
-    Case("a model for editing (8 channels)", None, "edit"),
-    Case("the same under a mask", task="edit"),
+    Case("a model for inpainting (9 channels)", ImageRequest(), task="inpaint"),
+    Case("the same, outpaint bottom 64", ImageRequest(outpaint=Outpaint(bottom=64)), None, "inpaint"),
+    Case("a model for editing (8 channels)", ImageRequest(), None, "edit"),
+    Case("the same under a mask", ImageRequest(), task="edit"),
 )
 
 
@@ -105,16 +105,15 @@ def tinted(picture: Image.Image, mask: Image.Image | None) -> Image.Image:
     """The picture before, red where it is marked."""
     if mask is None:
         return picture
-    return Image.composite(Image.new("RGB", picture.size, "red"), picture, mask.point(lambda level: level * 6 // 10))
+    tint = Image.blend(picture, Image.new("RGB", picture.size, "red"), 0.6)
+    return Image.composite(tint, picture, mask)
 
 
 def painted(case: Case, model: LatentDiffusion, picture: Image.Image, steps: int) -> tuple[Image.Image, Image.Image]:
     """Before and after."""
     mask = None if case.mask is None else mask_of(case.mask)
-    request = ImageRequest(
-        **{"prompt": PROMPT, "seed": 1, "steps": steps, "init_image": png(picture), **case.fields},
-        mask=None if mask is None else png(mask),
-    )
+    given = {"init_image": png(picture), "mask": None if mask is None else png(mask)}
+    request = case.request.model_copy(update={"prompt": PROMPT, "seed": 1, "steps": steps, **given})
     return tinted(picture, mask), model.generate(request).images[0]
 
 
@@ -135,9 +134,15 @@ def sheet(pairs: Sequence[tuple[str, Image.Image, Image.Image]], columns: int) -
 
 def models(config: Config, folder: Path) -> dict[Task, LatentDiffusion]:
     """Those that were given, and stand-ins for the others."""
-    given: Mapping[Task, Path | None] = {"paint": config.paint, "inpaint": config.inpaint, "edit": config.edit}
-    files = {task: file or random_checkpoint(folder / f"{task}.safetensors", task=task) for task, file in given.items()}
-    return {task: marmo.load(file) for task, file in files.items()}
+    given: list[tuple[Task, Path | None]] = [
+        ("paint", config.paint),
+        ("inpaint", config.inpaint),
+        ("edit", config.edit),
+    ]
+    loaded: dict[Task, LatentDiffusion] = {}
+    for task, file in given:
+        loaded[task] = marmo.load(file or random_checkpoint(folder / f"{task}.safetensors", task=task))
+    return loaded
 
 
 def main(config: Config) -> None:

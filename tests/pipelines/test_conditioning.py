@@ -13,6 +13,7 @@ from marmo.diffusion.samplers import Query
 from marmo.pipelines.conditioning import Clock, Conditioning, Text
 from marmo.pipelines.latent import LatentDiffusion
 from marmo.pipelines.text_encoders import Encoded
+from marmo.request import Guidance as Limits
 from marmo.request import ImageRequest
 from marmo.text.bpe import clip_tokenizer
 from marmo.text.emphasis import Emphasis, Restored, interpolated
@@ -57,6 +58,33 @@ def walked(prompt: str, steps: int = STEPS, **more: object) -> list[str]:
     """The first word of the prompt's row at each step."""
     guidance = guidance_of(prompt, steps=steps, **more)
     return [guidance.rows(index, float(steps - index))[-1].split("/")[0] for index in range(steps)]
+
+
+# By instruction
+
+
+def query_at(sigma: float) -> Query:
+    return Query(torch.zeros(1, 1, 1, 1), torch.tensor(sigma), 0)
+
+
+def test_two_scales_ask_neither_the_picture_and_both():
+    """Brooks et al. 2023, equation 3; and where the words do not pull, the picture does not either."""
+    scales = {"guidance_scale": 7.0, "image_guidance_scale": 1.5}
+    guidance = guidance_of("fox", **scales, guidance=Limits(low_sigma=1))
+    assert guidance.rows(0, 2.0) == ("blind -/1", "-/1", "fox/1")
+    assert guidance.rows(0, 1.0) == ("fox/1",)
+    blind, uncond, cond = (torch.full((1, 1, 1, 1), value) for value in (2.0, 3.0, 7.0))
+    x0 = guidance.combine(query_at(2.0), [blind, uncond, cond]).x0
+    assert float(x0) == pytest.approx(2 + 1.5 * (3 - 2) + 7 * (7 - 3))
+    assert float(guidance.combine(query_at(1.0), [cond]).x0) == 7
+    assert isinstance(guidance_of("fox", **scales | {"image_guidance_scale": 1.0}), ClassifierFree)
+
+
+def test_two_scales_with_prompts_joined_by_and():
+    guidance = guidance_of("fox AND snow:0.5", guidance_scale=2.0, image_guidance_scale=3.0)
+    assert guidance.rows(0, 2.0) == ("blind -/1", "-/1", "fox/1", "snow/1")
+    parts = [torch.full((1, 1, 1, 1), value) for value in (1.0, 2.0, 5.0, 4.0)]
+    assert float(guidance.combine(query_at(2.0), parts).x0) == pytest.approx(1 + 3 * (2 - 1) + 2 * (3 + 0.5 * 2))
 
 
 # Steps

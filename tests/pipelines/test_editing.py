@@ -163,9 +163,9 @@ def test_the_kept_part_of_every_answer_is_the_pictures():
     query = Query(torch.full((2, 4, 1, 2), 9.0), torch.tensor(2.0), 0)
     for shown, wanted in ((noise, known + 2 * noise), (None, query.x)):
         kept = Kept(known, share, False, 1, shown)
-        asked = kept.shown(query)
-        assert torch.equal(asked.x[..., :1], wanted[..., :1]) and torch.equal(asked.x[..., 1:], query.x[..., 1:])
-        answer = kept.restored(0, Prediction(torch.zeros_like(asked.x), torch.ones_like(asked.x)))
+        seen = kept.shown(query).x
+        assert torch.equal(seen[..., :1], wanted[..., :1]) and torch.equal(seen[..., 1:], query.x[..., 1:])
+        answer = kept.keep(query, Prediction(torch.zeros_like(seen), torch.ones_like(seen)))
         for part, inside in ((answer.x0, 0.0), (answer.cond, 1.0)):
             assert part is not None
             assert (part[..., 0] == 3).all() and (part[..., 1] == inside).all()

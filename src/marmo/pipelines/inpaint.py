@@ -37,14 +37,15 @@ class Kept:
     """From this noise level on nothing but noise is shown"""
 
     def shown(self, query: Query) -> Query:
-        """What the networks are asked: the kept part as they know it from training."""
+        """The question as the network shall see it."""
         if self.noise is None or float(query.sigma) >= self.alone:
             return query
-        return replace(query, x=torch.where(self.free(query.index), query.x, self.known + self.noise * query.sigma))
+        known = self.known + self.noise * query.sigma
+        return replace(query, x=torch.where(self.free(query.index), query.x, known))
 
-    def restored(self, index: int, found: Prediction) -> Prediction:
-        """The networks' answer in a step, its kept part the picture's own."""
-        free = self.free(index)
+    def keep(self, query: Query, found: Prediction) -> Prediction:
+        """The answer to a question, its kept part the picture's own."""
+        free = self.free(query.index)
         x0, cond, uncond = (None if part is None else torch.where(free, part, self.known) for part in found[:3])
         assert x0 is not None
         return Prediction(x0, cond, uncond, found.log_variance)

@@ -174,7 +174,7 @@ class LatentDiffusion(Painter):
             if kept is None:
                 prediction = yield from expert.answer(query)
             else:
-                prediction = kept.restored(query.index, (yield from expert.answer(kept.shown(query))))
+                prediction = kept.keep(query, (yield from expert.answer(kept.shown(query))))
             yield Step(query.index, total, float(query.sigma), prediction.x0, self.preview)
             return prediction
 

@@ -71,7 +71,7 @@ def test_an_error_that_open_webui_cannot_show_is_at_least_no_empty_list(ana: Lin
     assert answer.status == 422 and "images" not in answer.json()
 
 
-def test_one_users_options_are_not_anothers(ana: Line, bob: Line):
+def test_options_belong_to_one_user(ana: Line, bob: Line):
     webui_choose(ana, f"other [{MODELS[1].sha256[:10]}]")
     assert bob.ask(webui_get("/sdapi/v1/options")).json()["sd_model_checkpoint"].startswith("toy [")
     webui_choose(ana, f"toy [{MODELS[0].sha256[:10]}]")

@@ -7,12 +7,12 @@ connection has stopped its job by that; the `interrupt` that some send as well m
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from marmo.serve.context import Context
 from marmo.serve.dialects.a1111_options import Options
-from marmo.serve.job import Job
+from marmo.serve.job import Job, Refusal
 
 ECHO_SECONDS = 5.0
 """How long after a client has gone its `interrupt` is about the job that ended with the connection."""
@@ -87,6 +87,7 @@ def _now() -> float:
 
 async def _watch(here: Context, sitting: Sitting) -> None:
     """Keeps the newest preview."""
-    async for event in here.jobs.follow(sitting.job.id):
-        if event.kind == "preview" and event.pictures:
-            sitting.preview = event.pictures[0]
+    with suppress(Refusal):  # who waits for the job learns of it
+        async for event in here.jobs.follow(sitting.job.id):
+            if event.kind == "preview" and event.pictures:
+                sitting.preview = event.pictures[0]

@@ -1,5 +1,6 @@
 """A1111's routes without a state: what is listed, what is looked up, what the server does anyway, what it cannot do."""
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,13 +8,13 @@ from pathlib import Path
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
-from marmo.files.pictures import find_texts
 from marmo.serve.context import Here
 from marmo.serve.dialects import a1111_lists
 from marmo.serve.dialects.a1111_answer import png_info_body
-from marmo.serve.dialects.bodies import read_body, read_picture, refused
+from marmo.serve.dialects.bodies import read_body, read_picture
 from marmo.serve.dialects.described import MISSING, REFUSALS, takes
 from marmo.serve.dialects.exchange import read_json
+from marmo.serve.dialects.masks import apart
 from marmo.serve.problems import Problem
 
 Listed = list[dict[str, object]]
@@ -113,16 +114,13 @@ for name, what in EMPTY.items():
 
 @router.post("/png-info", openapi_extra=takes(PngInfo))
 async def png_info(http: Request) -> dict[str, object]:
-    """The text inside a picture file, which is not decoded for it."""
+    """The text inside a picture file."""
     return await read_json(http, _read_png_info)
 
 
 def _read_png_info(body: object) -> dict[str, object]:
     data = read_picture(read_body(PngInfo, body).image, "image")
-    try:
-        return png_info_body(find_texts(data))
-    except ValueError as error:
-        raise refused(f"image: {error}", "image") from None
+    return png_info_body(json.loads(apart("texts", data, "image")))
 
 
 @router.post("/refresh-checkpoints")

@@ -11,7 +11,6 @@ from marmo.serve.contract import Model
 from marmo.serve.dialects.a1111_body import Img2Img, Painting, Txt2Img, check_off, check_scripts
 from marmo.serve.dialects.a1111_options import NOISE_SOURCES, Options, acting, clip_skip, for_model
 from marmo.serve.dialects.bodies import as_request, find_model, read_body, read_picture, refused
-from marmo.serve.dialects.masks import opaque_is_painted
 from marmo.serve.headers import read_header
 from marmo.solver_names import A1111_DISCARDS, ETA, SamplerName, ScheduleName, read_schedule, read_solver
 
@@ -120,7 +119,7 @@ def _check_resizing(body: Img2Img, picture: bytes) -> None:
 
 
 def _masked(body: Img2Img) -> dict[str, object]:
-    """A1111's inpainting; without a mask its settings mean nothing."""
+    """A1111's inpainting; without a mask its settings mean nothing.  The mask stays as it is; see `masks`."""
     if not body.mask:
         return {}
     across, down = (blur if blur is not None else body.mask_blur for blur in (body.mask_blur_x, body.mask_blur_y))
@@ -135,7 +134,7 @@ def _masked(body: Img2Img) -> dict[str, object]:
     }
     if body.inpaint_full_res is not False:
         inpaint |= {"area": "masked", "padding": body.inpaint_full_res_padding or 0}
-    return {"mask": opaque_is_painted(read_picture(body.mask, "mask"), "mask"), "inpaint": inpaint}
+    return {"mask": read_picture(body.mask, "mask"), "inpaint": inpaint}
 
 
 def _image_guidance(body: Painting, model: Model) -> dict[str, object]:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from marmo.files.pictures import find_texts
+from marmo.request import ImageRequest
 from marmo.serve.context import Caller, Context, Dialect, Here
 from marmo.serve.contract import Model
 from marmo.serve.dialects import a1111_lookups
@@ -19,6 +20,7 @@ from marmo.serve.dialects.a1111_request import FIELD_NAMES, Wanted, read_img2img
 from marmo.serve.dialects.bodies import refused
 from marmo.serve.dialects.described import REFUSALS, takes
 from marmo.serve.dialects.exchange import handed_in, painted, read_json
+from marmo.serve.dialects.masks import apart, may_be_transparent
 from marmo.serve.job import Job
 from marmo.serve.problems import Problem
 from marmo.serve.tokens import User
@@ -63,7 +65,8 @@ class Sdapi:
     async def _paint(self, http: Request, here: Context, caller: User, read: Reader) -> Response:
         options, models = self.desk.options(caller.name), here.jobs.models
         wanted = await read_json(http, lambda body: read(body, options, models))
-        job = await handed_in(here, caller, wanted.request, FIELD_NAMES)
+        request = await asyncio.to_thread(_with_plain_mask, wanted.request)
+        job = await handed_in(here, caller, request, FIELD_NAMES)
         if wanted.options != options:
             self.desk.set_options(caller.name, wanted.options)
         done, pictures = await self._waited(http, here, job)
@@ -118,6 +121,13 @@ def client_of(http: Request) -> str:
     """Which program on which machine this is, as far as one can tell."""
     host = http.client.host if http.client else ""
     return f"{host} {http.headers.get('user-agent', '')[:200]}"
+
+
+def _with_plain_mask(request: ImageRequest) -> ImageRequest:
+    """Of a mask with transparent pixels the opaque ones are painted."""
+    if request.mask is None or not may_be_transparent(request.mask):
+        return request
+    return request.model_copy(update={"mask": apart("opaque", request.mask, "mask")})
 
 
 def _answer(wanted: Wanted, done: Job, pictures: Sequence[bytes]) -> dict[str, object]:

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from marmo.request import MAX_SEED, MAX_SIDE, ImageRequest
 from marmo.serve.contract import Model
 from marmo.serve.dialects.bodies import as_request, default_model, find_model, picture_format, read_body, refused
-from marmo.serve.dialects.masks import transparent_is_painted
 from marmo.serve.headers import read_header
 from marmo.solver_names import short
 
@@ -109,7 +108,7 @@ def read_generation(body: object, models: Sequence[Model]) -> Wanted:
 def read_edit(
     fields: Mapping[str, object], images: Sequence[bytes], mask: bytes | None, models: Sequence[Model]
 ) -> Wanted:
-    """The form of `images/edits`: its fields, its pictures and the mask whose transparent pixels are painted anew."""
+    """The form of `images/edits`: its fields, its pictures and its mask, which stays as it is; see `masks`."""
     edit = _read(Edit, fields)
     if len(images) != 1:
         raise refused(f"this server edits one image at a time, not {len(images)}", "image")
@@ -118,10 +117,9 @@ def read_edit(
             raise refused(f"{name}: this is no PNG, JPEG or WebP file", name, "invalid_image_file")
     if edit.input_fidelity == "high":
         raise refused("input_fidelity: high is not supported here; a lower strength keeps more", "input_fidelity")
-    painted = None if mask is None else transparent_is_painted(mask, "mask")
-    if painted is not None:
+    if mask is not None:
         _check_size(edit.size, images[0])
-    return _wanted(edit, models, {"init_image": images[0], "mask": painted, "strength": edit.strength})
+    return _wanted(edit, models, {"init_image": images[0], "mask": mask, "strength": edit.strength})
 
 
 def _check_size(size: str | None, image: bytes) -> None:

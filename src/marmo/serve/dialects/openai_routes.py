@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -15,6 +16,7 @@ from marmo.serve.context import Caller, Context, Dialect, Here, followed
 from marmo.serve.dialects.bodies import find_model, refused
 from marmo.serve.dialects.described import REFUSALS, takes, takes_form
 from marmo.serve.dialects.exchange import handed_in, painted, pictures_of, read_json
+from marmo.serve.dialects.masks import apart
 from marmo.serve.dialects.openai_answer import (
     Kind,
     completed_event,
@@ -69,7 +71,10 @@ async def generations(http: Request, here: Here, caller: Caller) -> Response:
 async def edits(http: Request, here: Here, caller: Caller) -> Response:
     """A picture painted again, all of it or under a mask; the body is a form with files."""
     fields, images, mask = await read_form(http)
-    wanted = await asyncio.to_thread(read_edit, fields, images, mask, here.jobs.models)
+    wanted = read_edit(fields, images, mask, here.jobs.models)
+    if mask is not None:
+        painted = await asyncio.to_thread(apart, "transparent", mask, "mask")
+        wanted = replace(wanted, request=wanted.request.model_copy(update={"mask": painted}))
     return await _answer(http, here, caller, wanted, "image_edit")
 
 
