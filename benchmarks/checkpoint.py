@@ -20,7 +20,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from marmo.catalog import DEFAULTS_KEY
+from marmo.cards import DEFAULTS_KEY
 from marmo.models import unet
 from marmo.models.clip_text import (
     VIT_BIGG_14_TEXT,
@@ -30,15 +30,15 @@ from marmo.models.clip_text import (
     VIT_L_14_TEXT,
     VIT_L_14_TEXT_TOY,
 )
-from marmo.models.vae import KL_F8, KL_F8_TOY, SDXL_VAE, SDXL_VAE_TOY
+from marmo.models.vae import KL_F8, KL_F8_TOY, SD_X4_VAE, SD_X4_VAE_TOY, SDXL_VAE, SDXL_VAE_TOY
 from marmo.request import Defaults
 from marmo.weights.checkpoint import Checkpoint, Part
 from marmo.weights.export import write_folder, write_single_file
 from marmo.weights.forms import Json, NetworkConfig, expected, written
-from marmo.weights.kinds import SD1, SD2, SDXL, SDXL_REFINER, Kind, Slot, Task
+from marmo.weights.kinds import SD1, SD2, SD_X4, SDXL, SDXL_REFINER, Kind, Slot, Task
 from marmo.weights.store import TensorInfo, Tensors
 
-FamilyName = Literal["sd1", "sd2", "sdxl", "sdxl-refiner"]
+FamilyName = Literal["sd1", "sd2", "sd-x4", "sdxl", "sdxl-refiner"]
 FAMILIES: Mapping[FamilyName, tuple[Kind, Mapping[str, Mapping[Slot, NetworkConfig]]]] = {
     "sd1": (
         SD1,
@@ -52,6 +52,13 @@ FAMILIES: Mapping[FamilyName, tuple[Kind, Mapping[str, Mapping[Slot, NetworkConf
         {
             "toy": {"text": VIT_H_14_TEXT_TOY, "unet": unet.SD2_TOY, "vae": KL_F8_TOY},
             "full": {"text": VIT_H_14_TEXT, "unet": unet.SD2, "vae": KL_F8},
+        },
+    ),
+    "sd-x4": (
+        SD_X4,
+        {
+            "toy": {"text": VIT_H_14_TEXT_TOY, "unet": unet.SD_X4_TOY, "vae": SD_X4_VAE_TOY},
+            "full": {"text": VIT_H_14_TEXT, "unet": unet.SD_X4, "vae": SD_X4_VAE},
         },
     ),
     "sdxl": (
@@ -74,7 +81,7 @@ FAMILIES: Mapping[FamilyName, tuple[Kind, Mapping[str, Mapping[Slot, NetworkConf
         },
     ),
 }
-CHANNELS: Mapping[Task, int] = {"paint": 4, "inpaint": 9, "edit": 8}
+CHANNELS: Mapping[Task, int] = {"paint": 4, "inpaint": 9, "edit": 8, "upscale": 7}
 """That the U-Net sees: latents, and what lies beside them."""
 SIZES = FAMILIES["sd1"][1]
 TOY_DEFAULTS = Defaults(width=256, height=256, steps=12)
@@ -120,7 +127,9 @@ def random_checkpoint(
 
 
 def _suited(config: NetworkConfig, task: Task) -> NetworkConfig:
-    return replace(config, in_channels=CHANNELS[task]) if isinstance(config, unet.UNetConfig) else config
+    if task == "paint" or not isinstance(config, unet.UNetConfig):
+        return config
+    return replace(config, in_channels=CHANNELS[task])
 
 
 def _part(slot: Slot, config: NetworkConfig, dtype: torch.dtype, seed: int) -> Part:

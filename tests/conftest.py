@@ -12,10 +12,13 @@ if TYPE_CHECKING:  # tests of what needs no torch shall not wait for it
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The user's cache is neither read nor written; subprocesses inherit this."""
+    """The user's cache, settings and models are neither read nor written; subprocesses inherit this."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MARMO_CACHE", str(folder))
+        patch.setenv("MARMO_SETTINGS", str(folder / "settings" / "settings.toml"))
+        patch.setenv("MARMO_MODELS", str(folder / "models"))
+        patch.setenv("HF_HUB_CACHE", str(folder / "hub"))
         yield folder
 
 

@@ -6,14 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marmo.catalog import DEFAULTS_KEY, find, latent_card
+from benchmarks.checkpoint import random_checkpoint
+from marmo.cards import DEFAULTS_KEY, latent_card, with_vae
+from marmo.catalog import find, open_for, open_model
 from marmo.diffusion.noise import STABLE_DIFFUSION, Betas
+from marmo.files.infotext import infotext
 from marmo.pipelines.card import LatentCard
+from marmo.request import ImageRequest
 from marmo.weights.checkpoint import Checkpoint, open_checkpoint
+from marmo.weights.export import write_single_file
 from marmo.weights.forms import Network
+from marmo.weights.store import sha256
 
 
 @pytest.fixture(scope="module")
@@ -176,3 +183,47 @@ def test_defaults_that_no_picture_can_have(checkpoint: Checkpoint, defaults: obj
 def test_defaults_that_are_no_json(checkpoint: Checkpoint):
     with pytest.raises(ValueError, match="carries defaults that cannot be used: the request: Invalid JSON"):
         latent_card(replace(checkpoint, metadata={DEFAULTS_KEY: "{"}))
+
+
+# Another autoencoder
+
+
+def alone(path: Path, stand_in: Path) -> Path:
+    checkpoint = open_checkpoint(stand_in)
+    write_single_file(replace(checkpoint, parts={"vae": checkpoint.parts["vae"]}, kind=None, scheduler={}), path)
+    return path
+
+
+@pytest.mark.long
+def test_another_autoencoder(stand_in: Path, tmp_path: Path):
+    other = random_checkpoint(tmp_path / "other.safetensors", seed=1)
+    lone = alone(tmp_path / "vae.safetensors", other)
+    card = find(stand_in, vae=lone)
+    assert (card.vae, card.files, card.name) == (find(stand_in).vae, (stand_in,), "stand-in.safetensors")
+    name = "decoder.conv_in.weight"
+    ours, its = (found.weights["vae"].read(name) for found in (card, find(other)))
+    assert torch.equal(ours, its) and not torch.equal(ours, find(stand_in).weights["vae"].read(name))
+    assert card.hashes() == {"stand-in.safetensors": sha256(stand_in), "autoencoder/vae.safetensors": sha256(lone)}
+    request = ImageRequest(prompt="a fox", model=str(stand_in), vae=str(lone), width=64, height=64, steps=1, seed=1)
+    own = request.model_copy(update={"vae": None})
+    result, plain = (open_for(asked, "cpu", "float32").generate(asked) for asked in (request, own))
+    record = result.records[0]
+    assert record.request.vae == "vae.safetensors" and record.weights == card.hashes()
+    assert (record.own_weights, record.model) == ({"stand-in.safetensors": sha256(stand_in)}, "stand-in")
+    assert f"VAE hash: {sha256(lone)[:10]}, VAE: vae.safetensors" in infotext(record)
+    assert result.images[0].tobytes() != plain.images[0].tobytes()
+    whole = open_model(stand_in, "cpu", "float32", vae=other).generate(own)
+    assert whole.images[0].tobytes() == result.images[0].tobytes()
+    assert whole.records[0].request.vae == "other.safetensors"
+    with pytest.raises(ValueError, match="was loaded with its own; load it with vae"):
+        open_model(stand_in, "cpu", "float32").resolve(request)
+
+
+def test_an_autoencoder_of_other_latents(checkpoint: Checkpoint, stand_in: Path):
+    card = latent_card(checkpoint)
+    with pytest.raises(ValueError, match=r"no autoencoder for stand-in.safetensors: its latents have 16 channels"):
+        with_vae(card, with_config(checkpoint, "vae", latent_channels=16))
+    with pytest.raises(ValueError, match=r"4 channels times 0.13 and"):
+        with_vae(card, with_config(checkpoint, "vae", latent_scale=0.13))
+    with pytest.raises(ValueError, match="holds text and no autoencoder"):
+        with_vae(card, replace(checkpoint, parts={"text": checkpoint.parts["text"]}))

@@ -64,7 +64,7 @@ def test_names_are_those_of_the_noise_and_the_samplers():
 def test_resolve_leaves_nothing_open(sampler: SamplerName, init_image: bytes | None):
     whole = ImageRequest(sampler=sampler, init_image=init_image).resolve(Defaults())
     left = {name for name, value in whole if value is None}
-    open_ones = {"model", "mask", "image_guidance_scale"}
+    open_ones = {"model", "vae", "template", "mask", "image_guidance_scale"}
     if sampler not in ETA:
         open_ones |= {"eta"}
     if init_image is None:

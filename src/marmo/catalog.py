@@ -1,57 +1,26 @@
 """From a name or a path to a card, and from a card to a model that paints."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 
-from marmo.diffusion.denoiser import Target
-from marmo.models.clip_text import ClipTextConfig
+from marmo.cards import latent_card, upscaler_card, with_vae
+from marmo.files.settings import read_settings
+from marmo.library import hub, shelf
+from marmo.library.identify import Found
 from marmo.models.tiny_decoder import TinyDecoder, TinyDecoderConfig
-from marmo.models.unet import CODE_WIDTH, UNetConfig
-from marmo.models.vae import VAEConfig
 from marmo.nn.blueprint import blueprint
 from marmo.nn.device import choose_device, choose_dtype
-from marmo.pipelines.card import Card, LatentCard, ToldKind, TowerCard
+from marmo.pipelines.card import LatentCard
 from marmo.pipelines.latent import LatentDiffusion
 from marmo.pipelines.painter import Painter
-from marmo.request import Defaults, ImageRequest, Prediction, explain
-from marmo.text.bpe import ClipTokenizer, clip_tokenizer
-from marmo.weights.checkpoint import Checkpoint, open_checkpoint
+from marmo.pipelines.upscaler import Upscaler
+from marmo.request import ImageRequest, Prediction
+from marmo.weights.checkpoint import open_checkpoint
 from marmo.weights.keymap import fill
-from marmo.weights.kinds import Slot, Task, task_of
-from marmo.weights.maps.scheduler import TARGETS, betas_from_json, target_from_json
-
-DEFAULTS_KEY = "marmo.defaults"
-"""Where a single file's metadata may hold a model's own `Defaults`, as JSON."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """How the models of one kind read their prompts, and what they paint best."""
-
-    final_norm: bool
-    """Whether a text encoder's final norm follows the layer that is read."""
-    defaults: Defaults
-
-
-FAMILIES: Mapping[str, Family] = {
-    "sd1": Family(final_norm=True, defaults=Defaults()),
-    "sd2": Family(final_norm=True, defaults=Defaults(clip_skip=2)),
-    "sdxl": Family(final_norm=False, defaults=Defaults(clip_skip=2, empty_negative="zeros")),
-    "sdxl-refiner": Family(final_norm=False, defaults=Defaults(clip_skip=2)),
-}
-"""By the name of the checkpoint's kind."""
-_TOLD: Mapping[int, ToldKind] = {0: "nothing", 6: "size", 5: "score"}
-"""How many numbers stand beside the pooled prompt -> what they are."""
-EDITING: Mapping[Task, Mapping[str, object]] = {
-    "paint": {"image_guidance_scale": None},
-    "inpaint": {"image_guidance_scale": None, "strength": 1.0},
-    "edit": {"image_guidance_scale": 1.5, "strength": None},
-}
-"""What of a model's defaults its task decides."""
+from marmo.weights.maps.scheduler import TARGETS
 
 
 def load(
@@ -62,6 +31,8 @@ def load(
     prediction: Prediction | None = None,
     zero_snr: bool | None = None,
     refiner: str | Path | None = None,
+    vae: str | Path | None = None,
+    upscaler: str | Path | None = None,
 ) -> LatentDiffusion:
     """A model, ready to paint.
 
@@ -73,11 +44,13 @@ def load(
         prediction: what the network predicts, where its file does not say or says it wrong.
         zero_snr: whether it was trained up to pure noise, where its file does not say or says it wrong.
         refiner: a second model, for the last steps of the requests that name it.
+        vae: another autoencoder, alone or of another model, in place of the model's own.
+        upscaler: a model of ESRGAN's kind, for the second pass of the requests that name it.
 
     Raises:
         ValueError: in one sentence, for what cannot be found, read or run here.
     """
-    opened = open_model(model, device, dtype, preview, prediction, zero_snr, refiner)
+    opened = open_model(model, device, dtype, preview, prediction, zero_snr, refiner, vae, upscaler)
     opened.load()
     return opened
 
@@ -90,17 +63,33 @@ def open_model(
     prediction: Prediction | None = None,
     zero_snr: bool | None = None,
     refiner: str | Path | None = None,
+    vae: str | Path | None = None,
+    upscaler: str | Path | None = None,
 ) -> LatentDiffusion:
     """Like `load`, with the weights checked by name and shape but not read before the first picture."""
     place = choose_device(device)
     numbers = choose_dtype(dtype, place)
     decoder = None if preview is None else _tiny_decoder(Path(preview), numbers, place)
     second = None if refiner is None else Painter(find(refiner), place, numbers)
-    return LatentDiffusion(find(model, prediction, zero_snr), place, numbers, decoder, second)
+    larger = None if upscaler is None else open_upscaler(upscaler, place, numbers)
+    return LatentDiffusion(find(model, prediction, zero_snr, vae), place, numbers, decoder, second, larger)
 
 
-def open_for(request: ImageRequest, device: str | None, dtype: str | None) -> LatentDiffusion:
+def open_upscaler(path: str | Path, device: torch.device, dtype: torch.dtype) -> Upscaler:
+    """A model of ESRGAN's kind; its weights are not read before they are used."""
+    card = upscaler_card(open_checkpoint(located(path)))
+    if card is None:
+        raise ValueError(f"{path} is no upscaler; Marmo knows those of ESRGAN's and Real-ESRGAN's kind")
+    return Upscaler(card, device, dtype)
+
+
+def open_for(request: ImageRequest, device: str | None, dtype: str | None) -> LatentDiffusion | Upscaler:
     """The models that a request asks for, read as it says."""
+    if request.model is not None:
+        card = upscaler_card(open_checkpoint(located(request.model)))
+        if card is not None:
+            place = choose_device(device)
+            return Upscaler(card, place, choose_dtype(dtype, place))
     return open_model(
         request.model,
         device,
@@ -108,145 +97,71 @@ def open_for(request: ImageRequest, device: str | None, dtype: str | None) -> La
         prediction=request.prediction,
         zero_snr=request.zero_snr,
         refiner=request.refiner.model,
+        vae=request.vae,
+        upscaler=request.hires.model,
     )
 
 
-def find(model: str | Path | None, prediction: Prediction | None = None, zero_snr: bool | None = None) -> Card:
-    """The card of a checkpoint file or folder."""
-    if model is None:
-        raise ValueError("no model is bundled yet; give --model a checkpoint file (.safetensors) or a diffusers folder")
-    checkpoint = open_checkpoint(Path(model).expanduser())
+def find(
+    model: str | Path | None,
+    prediction: Prediction | None = None,
+    zero_snr: bool | None = None,
+    vae: str | Path | None = None,
+) -> LatentCard:
+    """The card of a checkpoint file or folder, or of the model at hand that has this name."""
+    checkpoint = open_checkpoint(located(model))
     scheduler = dict(checkpoint.scheduler)
     if prediction is not None:
         scheduler["prediction_type"] = next(theirs for theirs, ours in TARGETS.items() if ours == prediction)
     if zero_snr is not None:
         scheduler["rescale_betas_zero_snr"] = zero_snr
-    return latent_card(replace(checkpoint, scheduler=scheduler))
+    card = latent_card(dataclasses.replace(checkpoint, scheduler=scheduler))
+    return card if vae is None else with_vae(card, open_checkpoint(located(vae)))
 
 
-def latent_card(checkpoint: Checkpoint) -> LatentCard:
-    """What the latent pipeline must know of a checkpoint that holds all of its networks."""
-    unet, vae = (_config(checkpoint, slot) for slot in ("unet", "vae"))
-    if checkpoint.kind is None or not isinstance(unet, UNetConfig) or not isinstance(vae, VAEConfig):
-        held = " and ".join(checkpoint.parts)
-        raise ValueError(f"{checkpoint.path} holds {held} alone; painting needs text, unet and vae")
-    family = FAMILIES[checkpoint.kind.name]
-    towers = tuple(_towers(checkpoint, family, pools=unet.vector_width > 0))
-    told = _told(checkpoint.path, unet, towers)
-    _check_fit(checkpoint.path, towers, unet, vae, _tokenizer(checkpoint))
-    target, betas = target_from_json(checkpoint.scheduler), betas_from_json(checkpoint.scheduler)
-    if target == "eps" and betas.zero_snr:
-        raise ValueError(
-            f"{checkpoint.path} was trained up to pure noise (zero terminal SNR), in which no eps can be seen; "
-            "say what it predicts, most likely with prediction v"
-        )
-    return LatentCard(
-        path=checkpoint.path,
-        files=checkpoint.files,
-        towers=towers,
-        unet=unet,
-        vae=vae,
-        weights={slot: part.tensors for slot, part in checkpoint.parts.items()},
-        told=told,
-        tokenizer=_tokenizer(checkpoint),
-        betas=betas,
-        target=target,
-        defaults=_defaults(checkpoint, family, target, betas.zero_snr, unet, vae),
-    )
+def models(folders: Sequence[Path] = ()) -> Iterator[Found]:
+    """All models at hand, with what each is of use for, or why it is of none; see `shelf.models`."""
+    return shelf.models(latent_card, folders)
 
 
-def _config(checkpoint: Checkpoint, slot: Slot) -> object:
-    return checkpoint.parts[slot].config if slot in checkpoint.parts else None
+def located(model: str | Path | None, folders: Sequence[Path] = ()) -> Path:
+    """Where a model lies: a path is what it says, a name is looked up among the models at hand.
+
+    Only `owner/name` may ask the network, and only where it was not fetched before.
+
+    Args:
+        model: a path, a short name, an id of the catalogue, or a model of the hub; none is the settings' default, else
+            the bundled model.
+        folders: to look through beside those of the settings.
+    """
+    if model is None:
+        return _default()
+    path = Path(model).expanduser()
+    if isinstance(model, Path) or path.exists():
+        return path
+    on_hub = hub.hub_name(model)
+    if on_hub is not None:
+        return hub.cached(on_hub) or hub.fetch(on_hub)
+    if shelf.looks_like_path(model):
+        return path
+    found = shelf.locate(model, folders)
+    if found is None:
+        near = shelf.nearest(model, folders)
+        hint = f"did you mean {' or '.join(near)}?" if near else "`marmo models` lists the models at hand"
+        raise ValueError(f"there is no file, folder or model {model!r}; {hint}")
+    return found
 
 
-def _towers(checkpoint: Checkpoint, family: Family, pools: bool) -> Iterator[TowerCard]:
-    for slot, part in checkpoint.parts.items():
-        if isinstance(part.config, ClipTextConfig):
-            yield TowerCard(
-                slot=slot,
-                config=part.config,
-                pad=_pad(checkpoint, slot),
-                final_norm=family.final_norm,
-                pools=pools and part.config.embed_width is not None,
-            )
-
-
-def _tokenizer(checkpoint: Checkpoint) -> Path | None:
-    """The folder's own tokenizer, which all its text encoders must share but for the padding."""
-    folders = list(checkpoint.tokenizers.values())
-    for other in folders[1:]:
-        first, second = (ClipTokenizer.from_folder(folder).backend.get_vocab() for folder in (folders[0], other))
-        if first != second:
-            raise ValueError(f"{folders[0]} and {other} know different words; they must be the same tokenizer")
-    return folders[0] if folders else None
-
-
-def _pad(checkpoint: Checkpoint, slot: Slot) -> int:
-    """The folder's own padding, else that of the kind."""
-    assert checkpoint.kind is not None
-    if slot not in checkpoint.tokenizers:
-        pad = checkpoint.kind.places[slot].pad
-        return clip_tokenizer().pad if pad is None else pad
-    return ClipTokenizer.from_folder(checkpoint.tokenizers[slot]).pad
-
-
-def _told(path: Path, unet: UNetConfig, towers: Sequence[TowerCard]) -> ToldKind:
-    """What the numbers in the U-Net's vector are, from how many they are."""
-    pooled = sum(tower.config.embed_width or 0 for tower in towers if tower.pools)
-    count, rest = divmod(unet.vector_width - pooled, CODE_WIDTH)
-    if rest or count not in _TOLD or (unet.vector_width and not pooled):
-        raise ValueError(
-            f"{path}: its unet is told a vector {unet.vector_width} wide, which is neither SDXL's nor its refiner's; "
-            "models that paint from other pictures' embeddings are not known"
-        )
-    return _TOLD[count]
-
-
-def _check_fit(
-    path: Path, towers: Sequence[TowerCard], unet: UNetConfig, vae: VAEConfig, tokenizer: Path | None
-) -> None:
-    """`ValueError` for networks that are each known and together are no text-to-image model."""
-    try:
-        task_of(unet, vae)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    width = sum(tower.config.width for tower in towers)
-    if unet.context_width != width:
-        raise ValueError(f"{path}: its unet reads texts {unet.context_width} wide, and its text encoder writes {width}")
-    words = (ClipTokenizer.from_folder(tokenizer) if tokenizer else clip_tokenizer()).vocab_size
-    for tower in towers:
-        if tower.config.vocab_size < words:
-            raise ValueError(
-                f"{path}: its text encoder knows {tower.config.vocab_size} tokens, and its tokenizer has {words}"
-            )
-
-
-def _defaults(
-    checkpoint: Checkpoint, family: Family, target: Target, zero_snr: bool, unet: UNetConfig, vae: VAEConfig
-) -> Defaults:
-    """The model's own defaults where its file carries them, else its family's; with what is a fact of the model."""
-    assert checkpoint.kind is not None
-    side = checkpoint.kind.side_for(checkpoint.scheduler.get("prediction_type"))
-    task = task_of(unet, vae)
-    own = family.defaults.model_copy(update={"width": side, "height": side, **EDITING[task]})
-    if zero_snr:
-        own = own.model_copy(update={"schedule": "trailing"})  # Karras' levels would all lie in the noise
-    facts: dict[str, object] = {"size_multiple": vae.factor, "prediction": target, "zero_snr": zero_snr}
-    if checkpoint.index.get("force_zeros_for_empty_prompt") is not None:
-        facts["empty_negative"] = "zeros" if checkpoint.index["force_zeros_for_empty_prompt"] else "encoded"
-    text = checkpoint.metadata.get(DEFAULTS_KEY)
-    if text is None:
-        return own.model_copy(update=facts)
-    try:
-        said = Defaults.model_validate_json(text)
-        if task != "edit":
-            facts["image_guidance_scale"] = None
-        defaults = own.model_copy(update={name: getattr(said, name) for name in said.model_fields_set} | facts)
-        ImageRequest.model_validate(defaults.values).resolve(defaults)  # a stranger's file may say anything
-    except ValueError as error:
-        reason = explain(error) if isinstance(error, ValidationError) else str(error)
-        raise ValueError(f"{checkpoint.path} carries defaults that cannot be used: {reason}") from None
-    return defaults
+def _default() -> Path:
+    """The settings' model, else the bundled one."""
+    chosen = read_settings().models.default
+    if chosen is not None:
+        return located(chosen)
+    bundled = (found for found in models() if found.origin == "bundled" and found.use == "paint")
+    found = next(bundled, None)
+    if found is None:
+        raise ValueError("no model is bundled yet; give --model a checkpoint file (.safetensors) or a diffusers folder")
+    return found.path
 
 
 def _tiny_decoder(path: Path, dtype: torch.dtype, device: torch.device) -> TinyDecoder:

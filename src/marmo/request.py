@@ -4,24 +4,30 @@ Whatever describes a picture is an `ImageRequest` field, and nothing else is.  `
 `resolve` leaves nothing open.  This module imports no torch: `marmo --help`, the page and the JSON Schema rest on it.
 """
 
-import base64
 import secrets
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Annotated, Literal, Self, cast, get_args
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    ValidationError,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from marmo.request_parts import (
+    MAX_SEED,
+    MAX_SIDE,
+    Guidance,
+    Hires,
+    ImageBytes,
+    Inpaint,
+    Outpaint,
+    Refiner,
+    Region,
+    Schema,
+    Template,
+    Told,
+    Variation,
+    nearest,
+)
 from marmo.solver_names import (
     ETA,
     NoiseSourceName,
@@ -31,29 +37,13 @@ from marmo.solver_names import (
     read_schedule,
     read_solver,
     short,
-    unknown,
 )
 
 StartRule = Literal["diffusers", "a1111"]
 SyntaxName = Literal["marmo", "a1111", "comfyui", "plain"]
 EmptyNegative = Literal["zeros", "encoded"]
 Prediction = Literal["eps", "v", "x0"]
-Fill = Literal["original", "blurred", "noise", "blank"]
-Area = Literal["picture", "masked"]
-
-MAX_SIDE = 8192  # pixels
-MAX_SEED = 2**63 - 1
-
-
-def _nearest(allowed: tuple[str, ...]) -> BeforeValidator:
-    """A name outside `allowed` is refused with the nearest names that exist."""
-
-    def check(value: object) -> object:
-        if isinstance(value, str) and value not in allowed:
-            raise ValueError(unknown(value, allowed))
-        return value
-
-    return BeforeValidator(check)
+Tiling = Literal["none", "x", "y", "both"]
 
 
 def _read_sampler(value: object) -> object:
@@ -64,131 +54,6 @@ def _read_schedule(value: object) -> object:
     return read_schedule(value) if isinstance(value, str) else value
 
 
-def _decode_image(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    try:
-        return base64.b64decode(value, validate=True)
-    except ValueError:
-        raise ValueError("an image inside a request is its file's bytes, in JSON as base64") from None
-
-
-ImageBytes = Annotated[
-    bytes,
-    BeforeValidator(_decode_image),
-    PlainSerializer(lambda data: base64.b64encode(data).decode(), return_type=str, when_used="json"),
-    WithJsonSchema({"type": "string", "format": "byte", "contentMediaType": "image/*"}),
-]
-"""The bytes of a PNG, JPEG or WebP file; base64 in JSON."""
-
-
-class Schema(BaseModel):
-    """What every part of a request has in common: frozen, and no field that we would ignore."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Guidance(Schema):
-    """How strongly, and where, the prompt pulls; the scale itself is `guidance_scale`."""
-
-    rescale: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="Share of the result that is scaled back to the prompt's own contrast (Lin et al. 2023)",
-    )
-    low_sigma: float = Field(
-        default=0.0, ge=0, description="Guide only above this noise level (Kynkaanniemi et al. 2024)"
-    )
-    high_sigma: float | None = Field(
-        default=None, gt=0, description="Guide only up to this noise level; none means from the start"
-    )
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.high_sigma is not None and self.high_sigma <= self.low_sigma:
-            raise ValueError(
-                f"guidance.high_sigma {self.high_sigma:g} must lie above guidance.low_sigma {self.low_sigma:g}"
-            )
-        return self
-
-
-class Told(Schema):
-    """What SDXL is told beside the words (Podell et al. 2023, section 2.2).  Sizes are the picture's own by default."""
-
-    original_width: int | None = Field(
-        default=None, ge=1, le=MAX_SIDE, description="Width that the picture shall seem to have come with"
-    )
-    original_height: int | None = Field(
-        default=None, ge=1, le=MAX_SIDE, description="Height that the picture shall seem to have come with"
-    )
-    crop_left: int = Field(default=0, ge=0, le=MAX_SIDE, description="Pixels that shall seem cut off on the left")
-    crop_top: int = Field(default=0, ge=0, le=MAX_SIDE, description="Pixels that shall seem cut off at the top")
-    target_width: int | None = Field(
-        default=None, ge=1, le=MAX_SIDE, description="Width that the picture shall seem to be cut for"
-    )
-    target_height: int | None = Field(
-        default=None, ge=1, le=MAX_SIDE, description="Height that the picture shall seem to be cut for"
-    )
-    score: float | None = Field(
-        default=None, ge=0, le=10, description="For the refiner: how well people shall like the picture; by default 6"
-    )
-    negative_score: float | None = Field(
-        default=None, ge=0, le=10, description="For the refiner, beside the negative prompt; by default 2.5"
-    )
-
-
-class Refiner(Schema):
-    """A second model that paints the end (Podell et al. 2023, section 2.5); none unless one is named."""
-
-    model: str | None = Field(default=None, max_length=4096, description="A checkpoint file or a diffusers folder")
-    switch: float = Field(
-        default=0.8, gt=0, lt=1, description="Share of the training's clock, from pure noise on, that the first paints"
-    )
-
-
-class Variation(Schema):
-    """Start noise between that of two seeds: pictures that are like one another."""
-
-    seed: int | None = Field(
-        default=None, ge=0, le=MAX_SEED, description="The first picture's other seed; picture i has seed + i"
-    )
-    strength: float = Field(
-        default=0.0, ge=0, le=1, description="How far the start goes from the seed's noise to the other seed's"
-    )
-
-
-class Inpaint(Schema):
-    """How the part of init_image under the mask is painted anew."""
-
-    fill: Annotated[Fill, _nearest(get_args(Fill))] | None = Field(
-        default=None,
-        description="What the part begins with: what is there, the blurred surroundings, noise, or blank latents; "
-        "by default original, or blurred beyond the picture",
-    )
-    grow: int = Field(default=0, ge=0, le=512, description="Pixels by which the mask grows to every side")
-    feather: float = Field(
-        default=4.0, ge=0, le=256, description="Standard deviation, in pixels, of the blur at the mask's edge"
-    )
-    area: Annotated[Area, _nearest(get_args(Area))] = Field(
-        default="picture", description="Paint with the whole picture in sight, or enlarge the masked part alone"
-    )
-    padding: int = Field(default=32, ge=0, le=4096, description="Pixels around the masked part, where area is masked")
-    soft: bool = Field(
-        default=False, description="Read the mask's grey levels as shares of strength (Levin and Fried 2023)"
-    )
-    invert: bool = Field(default=False, description="Paint the black part of the mask instead of the white one")
-
-
-class Outpaint(Schema):
-    """Pixels by which init_image is continued beyond its sides."""
-
-    left: int = Field(default=0, ge=0, le=MAX_SIDE, description="Pixels to add on the left")
-    right: int = Field(default=0, ge=0, le=MAX_SIDE, description="Pixels to add on the right")
-    top: int = Field(default=0, ge=0, le=MAX_SIDE, description="Pixels to add at the top")
-    bottom: int = Field(default=0, ge=0, le=MAX_SIDE, description="Pixels to add at the bottom")
-
-
 class ImageRequest(Schema):
     """Everything that decides a picture.  `None` is the model's default; see `resolve`."""
 
@@ -196,21 +61,28 @@ class ImageRequest(Schema):
     negative_prompt: str | None = Field(
         default=None, max_length=100_000, description="What the picture should keep away from"
     )
-    prompt_syntax: Annotated[SyntaxName, _nearest(get_args(SyntaxName))] = Field(
+    template: Template | None = Field(
+        default=None,
+        description="Where the prompts come from, if from a template; it is kept with the picture and changes nothing",
+    )
+    prompt_syntax: Annotated[SyntaxName, nearest(get_args(SyntaxName))] = Field(
         default="marmo",
         description="Whose brackets and marks the prompts are written in; plain reads them as they stand",
     )
     model: str | None = Field(default=None, max_length=4096, description="A checkpoint file or a diffusers folder")
-    empty_negative: Annotated[EmptyNegative, _nearest(get_args(EmptyNegative))] | None = Field(
+    empty_negative: Annotated[EmptyNegative, nearest(get_args(EmptyNegative))] | None = Field(
         default=None,
         description="What an empty negative prompt is: its encoding, or zeros, as SDXL's base was trained",
     )
-    prediction: Annotated[Prediction, _nearest(get_args(Prediction))] | None = Field(
+    prediction: Annotated[Prediction, nearest(get_args(Prediction))] | None = Field(
         default=None, description="What the network predicts, where its file does not say or says it wrong"
     )
     zero_snr: bool | None = Field(
         default=None,
         description="Whether the model was trained up to pure noise, where its file does not say or says it wrong",
+    )
+    vae: str | None = Field(
+        default=None, max_length=4096, description="Another autoencoder, or a model that holds it, for this model's own"
     )
     refiner: Refiner = Field(default=Refiner(), description="A second model for the end")
     width: int | None = Field(
@@ -247,7 +119,7 @@ class ImageRequest(Schema):
     )
     variation: Variation = Field(default=Variation(), description="Start noise between that of two seeds")
     num_images: int = Field(default=1, ge=1, le=64, description="Pictures to make")
-    noise_source: Annotated[NoiseSourceName, _nearest(get_args(NoiseSourceName))] = Field(
+    noise_source: Annotated[NoiseSourceName, nearest(get_args(NoiseSourceName))] = Field(
         default="torch-cpu", description="Where random numbers come from"
     )
     init_image: ImageBytes | None = Field(default=None, description="A picture to start from")
@@ -262,12 +134,19 @@ class ImageRequest(Schema):
     image_guidance_scale: float | None = Field(
         default=None, ge=0, le=100, description="Pull towards init_image, for models that edit by instruction"
     )
-    start: Annotated[StartRule, _nearest(get_args(StartRule))] = Field(
+    start: Annotated[StartRule, nearest(get_args(StartRule))] = Field(
         default="diffusers",
         description="Whose start: diffusers' (unit-variance noise) or A1111's (noise times sigma, one step more)",
     )
     clip_skip: int | None = Field(
         default=None, ge=1, le=32, description="Which layer of every text tower is read, counted from the end"
+    )
+    hires: Hires = Field(default=Hires(), description="A second pass at a larger size")
+    tiling: Annotated[Tiling, nearest(get_args(Tiling))] = Field(
+        default="none", description="Along which axes the picture's opposite edges fit together"
+    )
+    regions: tuple[Region, ...] = Field(
+        default=(), max_length=16, description="Parts of the picture with prompts of their own"
     )
 
     @model_validator(mode="before")
@@ -308,7 +187,9 @@ class ImageRequest(Schema):
                 raise ValueError(f"{name} means nothing to this model; leave it out")
         opened = {name: value for name, value in defaults.values.items() if getattr(self, name) is None}
         whole = self.model_copy(update=opened)
-        return whole.model_copy(update=whole._derived(defaults))._check(defaults)
+        derived = whole._derived(defaults)
+        kept = {name: value for name, value in derived.items() if name not in defaults.unused}
+        return whole.model_copy(update=kept)._check(defaults)
 
     def _derived(self, defaults: "Defaults") -> dict[str, object]:
         """Defaults that depend on other fields."""
@@ -324,6 +205,8 @@ class ImageRequest(Schema):
         if self.is_partial and self.inpaint.fill is None:
             fill = "original" if self.outpaint == Outpaint() else "blurred"
             update["inpaint"] = self.inpaint.model_copy(update={"fill": fill})
+        if self.hires.acts:
+            update["hires"] = self.hires.resolve(self.steps)
         return update
 
     def _check(self, defaults: "Defaults") -> Self:
@@ -336,6 +219,7 @@ class ImageRequest(Schema):
                     f"{name} {side} is not a multiple of {multiple}; the nearest are {lower} and {lower + multiple}"
                 )
         self._check_editing(defaults)
+        self._check_parts(multiple)
         if self.eta is not None and self.sampler is not None and self.sampler not in ETA:
             raise ValueError(
                 f"eta means nothing to {self.sampler}, which adds no fresh noise; it acts on {', '.join(ETA)}"
@@ -350,6 +234,12 @@ class ImageRequest(Schema):
                     f"{name} {seed} leaves no room for {self.num_images} pictures; the largest seed is {MAX_SEED}"
                 )
         return self
+
+    def _check_parts(self, multiple: int) -> None:
+        if self.width is not None and self.height is not None:
+            self.hires.check(self.width, self.height, multiple)
+        for index, region in enumerate(self.regions):
+            region.check(f"regions.{index}")
 
     def _check_editing(self, defaults: "Defaults") -> None:
         if self.init_image is None:
@@ -415,7 +305,7 @@ def explain_flaws(flaws: Iterable[ErrorDetails]) -> str:
 
 
 def _clause(kind: str, place: list[str], message: str, value: object) -> str:
-    parts = (Guidance, Told, Refiner, Variation, Inpaint, Outpaint)
+    parts = (Guidance, Told, Refiner, Variation, Inpaint, Outpaint, Hires, Region)
     fields = {*ImageRequest.model_fields, *(name for part in parts for name in part.model_fields)}
     if kind == "extra_forbidden":
         near = get_close_matches(place[-1], fields, n=1)

@@ -67,8 +67,9 @@ def test_what_is_not_carried_over_is_named():
     foreign = a1111(
         'Hires upscale: 2, Denoising strength: 0.4, Lora hashes: "ink: 1a2b", Tiling: True, Emphasis: No norm'
     )
-    assert foreign.lost == ("Hires upscale: 2", "Lora hashes: ink: 1a2b", "Tiling: True", "Emphasis: No norm")
+    assert foreign.lost == ("Lora hashes: ink: 1a2b", "Emphasis: No norm")
     assert foreign.request.strength is None  # it was that of the second pass
+    assert (foreign.request.hires.scale, foreign.request.hires.strength, foreign.request.tiling) == (2, 0.4, "both")
     assert a1111("Emphasis: Original, ENSD: 0").lost == ()
     assert a1111("Eta: 0.5").request.eta == 0.5
     assert a1111("Eta: 0.5", "Steps: 20, Sampler: DPM++ 2M, Seed: 1, RNG: CPU").lost == ("Eta: 0.5",)

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from marmo.files.foreign_a1111 import read_a1111
 from marmo.files.infotext import NOISE_SOURCES, SAMPLERS, SCHEDULES, infotext
 from marmo.files.record import Record
 from marmo.request import ImageRequest, Inpaint, Outpaint, Variation
@@ -121,3 +122,35 @@ def test_any_prompt_gives_text_that_ends_in_the_parameters(prompt, negative):
     text = text_of(prompt=prompt, negative_prompt=negative)
     assert text.split("\n")[-1] == last_line()
     assert "\0" not in text
+
+
+def test_a_second_pass_seamless_edges_and_regions_come_back():
+    """Under A1111's keys where it has some."""
+    hires = {"scale": 2, "upscaler": "latent-bicubic", "steps": 9, "strength": 0.4, "prompt": "a fox, red"}
+    region = {"prompt": "the sea: blue", "box": (0, 0, 0.5, 1), "weight": 0.7}
+    request = ImageRequest(
+        prompt="x", steps=5, seed=1, width=64, height=64, sampler="euler", hires=hires, tiling="both", regions=(region,)
+    )
+    versions = {"marmo": "0.1.0", "torch": "2.13.0", "dtype": "float32", "device": "cpu"}
+    text = infotext(Record(**versions, request=request, image=0, weights={"m.safetensors": HASH}, sigmas=(1.0, 0.0)))
+    for pair in (
+        "Denoising strength: 0.4",
+        "Tiling: True",
+        "Hires upscale: 2",
+        "Hires steps: 9",
+        "Hires upscaler: Latent (bicubic)",
+        'Hires prompt: "a fox, red"',
+    ):
+        assert pair in text
+    read = read_a1111(text).request
+    assert (read.hires, read.tiling, read.regions) == (request.hires, "both", request.regions)
+
+
+def test_another_programs_second_pass():
+    """An upscaler's file is its owner's: Lanczos' kernel stands in, and that is said."""
+    last = "Steps: 20, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 512x512, Denoising strength: 0.3, "
+    foreign = read_a1111(f"a fox\n{last}Hires resize: 1024x768, Hires upscaler: 4x-UltraSharp")
+    hires = foreign.request.hires
+    assert (hires.width, hires.height, hires.upscaler, hires.strength) == (1024, 768, "lanczos", 0.3)
+    assert "Hires upscaler: 4x-UltraSharp (Lanczos stands in)" in foreign.lost
+    assert foreign.request.strength is None

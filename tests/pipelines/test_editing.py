@@ -12,6 +12,7 @@ import marmo
 from benchmarks.checkpoint import random_checkpoint
 from marmo.diffusion.samplers import Prediction, Query
 from marmo.diffusion.sources import TorchCpu
+from marmo.nn.engine import Wrap
 from marmo.pipelines.beginning import Opening
 from marmo.pipelines.inpaint import Kept
 from marmo.pipelines.latent import LatentDiffusion
@@ -85,9 +86,9 @@ def test_the_walk_ends_in_the_latents_of_the_picture(models, sampler: str, start
     ends: list[Tensor] = []
     decode = model.decode
 
-    def spy(latents: Tensor) -> tuple[Tensor, bool]:
+    def spy(latents: Tensor, wrap: Wrap) -> tuple[Tensor, bool]:
         ends.append(latents)
-        return decode(latents)
+        return decode(latents, wrap)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model, "decode", spy)

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from marmo.files.pictures import find_record
+from marmo.nn.engine import Wrap
 from marmo.pipelines import first_stage
 from marmo.pipelines.latent import LatentDiffusion
 from marmo.pipelines.painter import Question
@@ -399,11 +400,11 @@ def test_out_of_memory_while_decoding_is_done_in_tiles(painter, desk, resolve, a
     monkeypatch.setattr(first_stage, "SMALL_TILE", 4)
     monkeypatch.setattr(first_stage, "OVERLAP", 2)
 
-    def whole_fails(latents: Tensor, small: bool = False) -> tuple[Tensor, bool]:
+    def whole_fails(latents: Tensor, wrap: Wrap, small: bool = False) -> tuple[Tensor, bool]:
         tried.append(small)
         if not small:
             raise MemoryError
-        return decode(latents, small)
+        return decode(latents, wrap, small)
 
     monkeypatch.setattr(painter, "decode", whole_fails)
     desk.add("job", resolve())

@@ -8,11 +8,10 @@ import pytest
 from torch import nn
 
 from marmo import catalog
-from marmo.request import ImageRequest, Refiner
+from marmo.request import Hires, ImageRequest, Refiner
 from marmo.serve.contract import Model
 from marmo.serve.stock import Stock, Unusable, num_bytes, without_paths
 from marmo.weights.fingerprint import file_hash
-
 
 pytestmark = pytest.mark.long
 
@@ -165,10 +164,17 @@ def test_texts_of_a_changed_model_are_read_again(stock: Stock, path: Path, reads
     assert reads(wanted) == 2
 
 
-def test_a_request_in_the_models_own_words(path: Path, stand_in: Path):
+def test_every_model_that_a_request_names_is_an_id(path: Path, stand_in: Path):
+    """Never a path and never a name of the library, which could be the hub's: a request may come from anywhere."""
     stock = shelf({"toy": path, "other": stand_in})
-    painted = stock.painted(request(stock, refiner=Refiner(model="other")))
-    assert (painted.model, painted.refiner.model) == (None, "stand-in.safetensors")
+    wanted = request(stock, refiner=Refiner(model="other"), vae="other")
+    model, painted = stock.find(wanted), stock.painted(wanted)
+    assert (painted.model, painted.refiner.model, painted.vae) == (None, str(stand_in), str(stand_in))
+    assert model.resolve(painted).vae == str(stand_in) and model.refiner is not None
+    hires = Hires(scale=2, upscaler="model", model=str(stand_in))
+    for fields in ({"model": str(path)}, {"vae": str(path)}, {"refiner": Refiner(model=str(path))}, {"hires": hires}):
+        with pytest.raises(Unusable, match="there is no model"):
+            stock.find(request(stock).model_copy(update=fields))
 
 
 def test_sentences_lose_their_paths():

@@ -5,14 +5,14 @@ Flags are parsed loosely and then validated by `ImageRequest`, so that a wrong v
 
 import dataclasses
 import types
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 import tyro
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from marmo.cli.regions import region_from
 from marmo.request import ImageRequest
 
 
@@ -36,7 +36,9 @@ def given(flags: object) -> dict[str, object]:
     values: dict[str, object] = {}
     for field in dataclasses.fields(flags):  # pyright: ignore[reportArgumentType] made by `flags_of`
         value = getattr(flags, field.name)
-        if isinstance(value, Path):
+        if field.name == "regions" and value is not None:
+            values[field.name] = [region_from(text) for text in value]
+        elif isinstance(value, Path):
             values[field.name] = value.read_bytes()
         elif dataclasses.is_dataclass(value):
             values[field.name] = given(value)
@@ -52,6 +54,8 @@ def _loose(annotation: Any) -> Any:
         return _loose(get_args(annotation)[0])
     if origin in (Union, types.UnionType):
         return _loose(next(part for part in get_args(annotation) if part is not type(None)))
+    if origin is tuple and isinstance(get_args(annotation)[0], type):  # of parts, one word each
+        return tuple[str, ...]
     return {bytes: Path}.get(annotation, str if origin is Literal else annotation)
 
 
@@ -72,10 +76,9 @@ if TYPE_CHECKING:
     class RequestFlags:
         """A flag for every field of `ImageRequest` but the prompt."""
 else:
-    RequestFlags = flags_of(ImageRequest, without=frozenset({"prompt"}))
+    RequestFlags = flags_of(ImageRequest, without=frozenset({"prompt", "template"}))
 
 
-def request_from(prompt: str, flags: object) -> ImageRequest:
-    """The request that a command line means; `ValidationError` for a value that no picture can have."""
-    values: Mapping[str, object] = given(flags)
-    return ImageRequest.model_validate({"prompt": prompt, **values})
+def started_from(flags: RequestFlags, picture: Path) -> RequestFlags:
+    """The same flags with this init_image."""
+    return cast(RequestFlags, dataclasses.replace(flags, init_image=picture))  # pyright: ignore

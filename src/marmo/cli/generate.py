@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from marmo.cli.flags import RequestFlags, request_from
+from marmo.cli.asked import Lists, by_models, placed, requests
+from marmo.cli.flags import RequestFlags
 from marmo.cli.progress import watch
 from marmo.files.atomic import claim
 from marmo.files.names import DEFAULT_PATTERN, PictureSuffix, check_pattern, output_path
@@ -25,9 +26,12 @@ if TYPE_CHECKING:
 class Generate:
     """Paint pictures from words."""
 
-    prompt: tyro.conf.Positional[str]
+    prompt: tyro.conf.Positional[str | None] = None
     """What the picture shows"""
     request: Annotated[RequestFlags, tyro.conf.arg(name="")] = field(default_factory=RequestFlags)
+    lists: Annotated[Lists, tyro.conf.arg(name="")] = field(default_factory=Lists)
+    prompts_file: Path | None = None
+    """A file with a prompt per line, or with flags, which win over the others"""
     output: Path = Path("out")
     """Folder for the pictures"""
     name: str = DEFAULT_PATTERN
@@ -46,20 +50,28 @@ class Generate:
     def run(self) -> int:
         """Paint, save, tell."""
         check_pattern(self.name)
-        _check_folder(self.output)
-        request = request_from(self.prompt, self.request)
+        check_folder(self.output)
+        asked = requests(self.prompt, self.request, self.lists, self.prompts_file)
         from marmo import catalog  # brings torch
 
-        model = catalog.open_for(request, self.device, self.dtype)
-        if self.estimate:
-            from marmo.pipelines.forecast import forecast
-
-            self._tell_forecast(forecast(model, request))
-            return 0
+        asked = [placed(request, self.lists.models_dir) for request in asked]
         started = time.perf_counter()
-        result = watch(model.stream(request), request.num_images, quiet=self.json)
-        paths = self._save(result)
-        self._tell(result, paths, time.perf_counter() - started)
+        results, paths = list[Result](), list[Path]()
+        for first, places in by_models(asked):
+            model = catalog.open_for(first, self.device, self.dtype)
+            if self.estimate:
+                from marmo.pipelines.forecast import forecast
+                from marmo.pipelines.upscaler import Upscaler
+
+                if isinstance(model, Upscaler):
+                    raise ValueError("--estimate is for models that paint; an upscaler works in tiles of one size")
+                self._tell_forecast(forecast(model, first), len(asked))
+                return 0
+            for request in (asked[place] for place in places):
+                result = watch(model.stream(request), request.num_images, quiet=self.json)
+                results.append(result)
+                paths += self._save(result)
+        self._tell(results, paths, time.perf_counter() - started)
         return 0
 
     def _save(self, result: Result) -> list[Path]:
@@ -70,26 +82,28 @@ class Generate:
             paths.append(path)
         return paths
 
-    def _tell(self, result: Result, paths: list[Path], seconds: float) -> None:
+    def _tell(self, results: list[Result], paths: list[Path], seconds: float) -> None:
+        records = [record for result in results for record in result.records]
+        notes = list(dict.fromkeys(note for result in results for note in result.notes))
         if self.json:
-            pictures = [
-                {"file": str(path), "seed": record.seed} for path, record in zip(paths, result.records, strict=True)
-            ]
-            print(json.dumps({"pictures": pictures, "seconds": round(seconds, 3), "notes": result.notes}))
+            pictures = [{"file": str(path), "seed": record.seed} for path, record in zip(paths, records, strict=True)]
+            print(json.dumps({"pictures": pictures, "seconds": round(seconds, 3), "notes": notes}))
             return
-        for note in result.notes:
+        for note in notes:
             print(f"note: {note}")
         for path in paths:
             print(path)
 
-    def _tell_forecast(self, cost: "Forecast") -> None:
+    def _tell_forecast(self, cost: "Forecast", count: int) -> None:
+        """Of several requests, as if each cost as much as the first."""
+        seconds = cost.seconds * count
         if self.json:
-            print(json.dumps({"memory_bytes": cost.memory, "seconds": round(cost.seconds, 3)}))
+            print(json.dumps({"memory_bytes": cost.memory, "seconds": round(seconds, 3)}))
         else:
-            print(f"about {cost.memory / 2**30:.1f} GiB of memory and {cost.seconds:.0f} s")
+            print(f"about {cost.memory / 2**30:.1f} GiB of memory and {seconds:.0f} s")
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
     """`ValueError` now rather than when the pictures are painted."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):

@@ -33,6 +33,8 @@ class Inspect:
         from marmo.weights.checkpoint import open_checkpoint  # brings torch
         from marmo.weights.fingerprint import file_hash
         from marmo.weights.legacy import WeightFiles
+        from marmo.weights.licence import licence_of
+        from marmo.weights.merge import MERGE_KEY, sentence
 
         files = WeightFiles()
         strange = files.open_strange(self.file)
@@ -54,6 +56,7 @@ class Inspect:
         training = _training(checkpoint)
         if self.json:
             report = {"path": str(self.file), "layout": checkpoint.layout, "bytes": size, "parts": parts, **training}
+            report |= {"licence": licence_of(checkpoint), "merge": checkpoint.metadata.get(MERGE_KEY)}
             print(json.dumps(report | {"sha256": hashes} if hashes else report, default=vars))
             return _warn(files.report())
         known = [f"{checkpoint.kind.title} that predicts {training['prediction']}"] if checkpoint.kind else []
@@ -62,6 +65,10 @@ class Inspect:
         print(f"{self.file}: {', '.join([checkpoint.layout, *known, _size(size)])}")
         for network, part in checkpoint.parts.items():
             print(f"  {network:<13} {part.num_parameters:>13,} parameters  {', '.join(part.dtypes)}")
+        if MERGE_KEY in checkpoint.metadata:
+            print(f"  {sentence(checkpoint.metadata[MERGE_KEY])}")
+        if licence := licence_of(checkpoint):
+            print(f"  licence {licence}")
         for file, digest in hashes.items():
             print(f"  sha256 {digest}  {file}")
         return _warn(files.report())

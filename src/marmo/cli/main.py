@@ -4,7 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import tyro
 from pydantic import ValidationError
@@ -12,18 +12,26 @@ from pydantic import ValidationError
 from marmo.cli.convert import Convert
 from marmo.cli.evaluate import Evaluate
 from marmo.cli.generate import Generate
+from marmo.cli.grid import Grid
 from marmo.cli.inspect import Inspect
+from marmo.cli.merge import MergeModels
+from marmo.cli.models import Models
 from marmo.cli.replay import Replay
 from marmo.cli.serve import Serve
 from marmo.cli.train import Train
+from marmo.cli.upscale import Upscale
 from marmo.request import explain
 from marmo.version import VERSION
 
 Command = (
     Annotated[Generate, tyro.conf.subcommand("generate")]
+    | Annotated[Upscale, tyro.conf.subcommand("upscale")]
+    | Annotated[Grid, tyro.conf.subcommand("grid")]
     | Annotated[Replay, tyro.conf.subcommand("replay")]
+    | Annotated[Models, tyro.conf.subcommand("models")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
+    | Annotated[MergeModels, tyro.conf.subcommand("merge")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Serve, tyro.conf.subcommand("serve")]
@@ -51,7 +59,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(_run(command))
 
 
-def _run(command: Generate | Replay | Inspect | Convert | Train | Evaluate | Serve) -> int:
+class Runs(Protocol):
+    """A command with its flags."""
+
+    def run(self) -> int:
+        """Do it; the exit code."""
+        ...
+
+
+def _run(command: Runs) -> int:
     try:
         code = command.run()
         sys.stdout.flush()

@@ -28,8 +28,8 @@ def watch(events: Iterator[Event], num_images: int, quiet: bool = False) -> Resu
     raise AssertionError("a stream ends with its result")
 
 
-def counted(done: Iterable[T], total: int, words: str, quiet: bool = False) -> Iterator[T]:
-    """The same things, with a line that counts them."""
+def counted(done: Iterable[T], total: int | None, words: str, quiet: bool = False) -> Iterator[T]:
+    """The same things, with a line that counts them; how many there will be may not be known."""
     with _line(quiet) as progress:
         yield from progress.track(done, total=total, description=words)
 

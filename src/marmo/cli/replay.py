@@ -14,7 +14,7 @@ from PIL import Image
 from marmo.cli.progress import watch
 from marmo.files.foreign import Foreign
 from marmo.files.pictures import FORMATS, decode_image, read_description, save_picture
-from marmo.files.record import REFINER, Record
+from marmo.files.record import REFINER, UPSCALER, VAE, Record
 from marmo.request import ImageRequest
 
 OLD_HASH_LENGTH = 8
@@ -59,10 +59,16 @@ class Replay:
     """Where its model lies; by default, for Marmo's own, a file of the same hash that was used here before"""
     refiner: Path | None = None
     """Where its refiner lies, if it had one; by default found in the same way"""
+    vae: Path | None = None
+    """Where its autoencoder lies, if it had one of its own; by default found in the same way"""
     init_image: Path | None = None
     """The picture that it started from, if it did"""
     mask: Path | None = None
     """The mask under which it was painted, if there was one"""
+    upscaler: Path | None = None
+    """Where the upscaler of its second pass lies, if it had one; by default found in the same way"""
+    region_masks: tuple[Path, ...] = ()
+    """The masks of its regions, in any order, if they had some"""
     output: Path | None = None
     """Where to save the new picture; by default it is only compared"""
     json: bool = False
@@ -125,8 +131,12 @@ class Replay:
     def _request(self, record: Record) -> ImageRequest:
         """The whole request, all its pictures included: a batch rounds differently from a picture alone."""
         flags = {"init_image": self.init_image, "mask": self.mask}
-        pictures = {name: self._input(name, flags.get(name), wanted) for name, wanted in record.inputs.items()}
-        return self._with_models(record).model_copy(update=pictures)
+        pictures = {
+            name: self._input(name, flags.get(name), wanted)
+            for name, wanted in record.inputs.items()
+            if not name.startswith("regions.")
+        }
+        return self._with_masks(self._with_models(record), record).model_copy(update=pictures)
 
     def _input(self, name: str, path: Path | None, wanted: str) -> bytes:
         """The bytes of a picture inside the request; `ValueError` for another one."""
@@ -140,16 +150,31 @@ class Replay:
             raise ValueError(f"{path} is not the picture that {self.picture} was made from, its {name}")
         return data
 
+    def _with_masks(self, request: ImageRequest, record: Record) -> ImageRequest:
+        """The request with the masks of its regions, each known by its hash."""
+        masks = {sha256(data).hexdigest(): data for data in (path.read_bytes() for path in self.region_masks)}
+        regions = list(request.regions)
+        for index, region in enumerate(regions):
+            wanted = record.inputs.get(f"regions.{index}.mask")
+            if wanted is not None and wanted not in masks:
+                raise ValueError(f"region {index} had a mask (sha256 {wanted}); give it with --region-masks")
+            if wanted is not None:
+                regions[index] = region.model_copy(update={"mask": masks[wanted]})
+        return request.model_copy(update={"regions": tuple(regions)})
+
     def _with_models(self, record: Record) -> ImageRequest:
         """The request with its models as they are called here."""
-        own = {name: digest for name, digest in record.weights.items() if not name.startswith(REFINER)}
-        others = {name.removeprefix(REFINER): digest for name, digest in record.weights.items() if name not in own}
-        refiner = record.request.refiner
+        refiner, hires, vae = record.request.refiner, record.request.hires, record.request.vae
         if refiner.model is not None:
-            refiner = refiner.model_copy(update={"model": str(self.refiner or _find_model(others, "--refiner"))})
-        return record.request.model_copy(
-            update={"model": str(self.model or _find_model(own, "--model")), "refiner": refiner}
-        )
+            found = self.refiner or _find_model(record.weights_of(REFINER), "--refiner")
+            refiner = refiner.model_copy(update={"model": str(found)})
+        if hires.model is not None:
+            found = self.upscaler or _find_model(record.weights_of(UPSCALER), "--upscaler")
+            hires = hires.model_copy(update={"model": str(found)})
+        if vae is not None:
+            vae = str(self.vae or _find_model(record.weights_of(VAE), "--vae"))
+        model = str(self.model or _find_model(record.own_weights, "--model"))
+        return record.request.model_copy(update={"model": model, "refiner": refiner, "hires": hires, "vae": vae})
 
     def _tell(self, difference: Difference, changed: list[str]) -> None:
         if self.json:

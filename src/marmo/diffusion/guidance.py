@@ -6,11 +6,11 @@ negative prompt is a condition like another; regions, edits by step or two scale
 Shapes: B batch, C channels, H W height and width.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from marmo.diffusion.denoiser import Parametrisation
@@ -18,6 +18,8 @@ from marmo.diffusion.samplers import Prediction, Query
 
 Condition = TypeVar("Condition")
 Row = TypeVar("Row", covariant=True)
+Weight = float | Tensor
+"""Of a condition: a number, or one for every place, 1 1 H W."""
 
 
 class Guidance(Protocol[Row]):
@@ -82,12 +84,13 @@ class ClassifierFree(Generic[Condition]):
 class Composed(Generic[Condition]):
     """Several conditions that pull together: uncond + scale * sum of weight * (cond - uncond) (Liu et al. 2022).
 
+    Regions are conditions whose weights are areas: where these add up to 1, the guidance is as strong as of one alone.
     With one condition of weight 1 it is `ClassifierFree`, whose other arguments it shares; where `low` and `high` end
     the guidance, the scale is 1.  The unconditional row is asked only where it has a share in the sum.
     """
 
     conds: Sequence[Condition]
-    weights: Sequence[float]
+    weights: Sequence[Weight]
     uncond: Condition
     scale: float
     parametrisation: Parametrisation
@@ -98,7 +101,8 @@ class Composed(Generic[Condition]):
     """Whether the unconditional row is asked in any case, for a sampler that uses it"""
 
     def rows(self, index: int, sigma: float) -> Sequence[Condition]:
-        is_whole = math.isclose(self._scale(sigma) * sum(self.weights), 1, abs_tol=1e-9)
+        whole = self._scale(sigma) * torch.as_tensor(sum(self.weights))
+        is_whole = bool(torch.isclose(whole, torch.ones_like(whole), rtol=0, atol=1e-6).all())
         return self.conds if is_whole and not self.keeps_uncond else (self.uncond, *self.conds)
 
     def combine(self, query: Query, x0s: Sequence[Tensor]) -> Prediction:
@@ -162,7 +166,7 @@ class Timed(Generic[Condition]):
         return self.at(query.index, float(query.sigma)).combine(query, x0s)
 
 
-def _sum(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+def _sum(values: Sequence[Tensor], weights: Sequence[Weight]) -> Tensor:
     first, *others = (value * weight for value, weight in zip(values, weights, strict=True))
     return sum(others, start=first)
 

@@ -5,10 +5,10 @@ Keys and the meaning of absent ones are those of A1111 1.10 (`modules/infotext_u
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from marmo.files.foreign import Foreign, as_request, number, short, whole_number
-from marmo.files.infotext import MASKED_CONTENT, Infotext, parse_infotext
+from marmo.files.foreign import Foreign, as_request, number, read_json, short, whole_number
+from marmo.files.infotext import ENLARGERS, MASKED_CONTENT, Infotext, parse_infotext
 from marmo.solver_names import A1111_DISCARDS, ETA, read_solver
 
 # What the request takes over, and what says nothing about how the picture was painted.
@@ -36,9 +36,21 @@ READ = frozenset(
         "RNG",
         "Eta",
         "Eta DDIM",
+        "Tiling",
+        "Hires upscale",
+        "Hires resize-1",
+        "Hires resize-2",
+        "Hires steps",
+        "Hires upscaler",
+        "Hires prompt",
+        "Hires negative prompt",
+        "Regions",
         "SGM noise multiplier",
         "Discard penultimate sigma",
         "Prompt syntax",
+        "Template",
+        "Negative Template",
+        "Styles",
         "Version",
         "User",
         "Init image hash",
@@ -56,7 +68,6 @@ HARMLESS: Mapping[str, str] = {
     "ENSD": "0",
     "Noise Schedule": "Default",
     "FP8 weight": "Disable",
-    "Tiling": "False",
 }
 MASK_KEYS = ("Mask mode", "Mask blur", "Inpaint area", "Masked area padding", "Masked content")
 """Of which A1111 writes one where there was a mask, if its edge was blurred."""
@@ -76,6 +87,7 @@ def read_a1111(text: str) -> Foreign:
         raise ValueError("the text holds no parameters of A1111, in whose last line stand a seed and two more pairs")
     fields = _fields(info)
     lost = [short(f"{key}: {value}") for key, value in info.pairs.items() if key not in READ and not _same(key, value)]
+    lost += _lost_upscaler(info.pairs)
     eta = info.pairs.get("Eta DDIM" if fields["sampler"] == "ddim" else "Eta")
     if eta is not None and fields["sampler"] in ETA:
         fields["eta"] = number(eta, "Eta")
@@ -120,6 +132,9 @@ def _fields(info: Infotext) -> dict[str, object]:
         "start": "diffusers" if is_centred else "a1111",
         "noise_source": _noise_source(pairs.get("RNG", "GPU")),
         "variation": _variation(pairs),
+        "tiling": {"True": "both", "x": "x", "y": "y"}.get(pairs.get("Tiling", ""), "none"),
+        "hires": _hires(pairs),
+        "regions": _regions(pairs),
     }
 
 
@@ -139,6 +154,36 @@ def _variation(pairs: Mapping[str, str]) -> dict[str, object] | None:
     if not strength:
         return None
     return {"strength": strength, "seed": _read(pairs, "Variation seed", whole_number)}
+
+
+def _hires(pairs: Mapping[str, str]) -> dict[str, object] | None:
+    """The second pass.  An upscaler's own file is its owner's; Lanczos' kernel stands in for it."""
+    if "Hires upscale" not in pairs and "Hires resize-1" not in pairs:
+        return None
+    names = {name: ours for ours, name in ENLARGERS.items()}
+    return {
+        "scale": _read(pairs, "Hires upscale", number),
+        "width": _read(pairs, "Hires resize-1", whole_number) or None,
+        "height": _read(pairs, "Hires resize-2", whole_number) or None,
+        "upscaler": names.get(pairs.get("Hires upscaler", "Latent"), "lanczos"),
+        "steps": _read(pairs, "Hires steps", whole_number) or None,
+        "strength": _read(pairs, "Denoising strength", number),
+        "prompt": pairs.get("Hires prompt"),
+        "negative_prompt": pairs.get("Hires negative prompt"),
+    }
+
+
+def _lost_upscaler(pairs: Mapping[str, str]) -> list[str]:
+    name = pairs.get("Hires upscaler", "Latent")
+    return [] if name in ENLARGERS.values() else [short(f"Hires upscaler: {name} (Lanczos stands in)")]
+
+
+def _regions(pairs: Mapping[str, str]) -> Sequence[object] | None:
+    """Marmo's own; a region that had a mask has lost it, and the request is refused when it is painted."""
+    if "Regions" not in pairs:
+        return None
+    rows = read_json(f'{{"regions": {pairs["Regions"]}}}', "the infotext's list of regions")["regions"]
+    return rows if isinstance(rows, list) else [rows]
 
 
 def _is_masked(pairs: Mapping[str, str]) -> bool:

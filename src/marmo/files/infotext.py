@@ -10,13 +10,26 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 
-from marmo.files.record import Record
-from marmo.request import Fill, Outpaint
+from marmo.files.record import VAE, Record
+from marmo.request import ImageRequest, Outpaint
+from marmo.request_parts import Enlarger, Fill
 from marmo.solver_names import A1111_DISCARDS, ETA, NOISE_SOURCES, SAMPLERS, SCHEDULES
 
 MASKED_CONTENT: Mapping[Fill, str] = {"blurred": "fill", "noise": "latent noise", "blank": "latent nothing"}
 """A1111's names; it does not name the original."""
+ENLARGERS: Mapping[Enlarger, str] = {
+    "latent-bilinear": "Latent",
+    "latent-bilinear-antialiased": "Latent (antialiased)",
+    "latent-bicubic": "Latent (bicubic)",
+    "latent-bicubic-antialiased": "Latent (bicubic antialiased)",
+    "latent-nearest": "Latent (nearest)",
+    "latent-area": "Latent (area)",
+    "lanczos": "Lanczos",
+}
+"""What enlarges before a second pass, as A1111 calls it (`latent_upscale_modes` in `modules/shared_items.py`); it has
+no area, and calls models of ESRGAN's kind by the names of their files."""
 
 
 def infotext(record: Record) -> str:
@@ -30,7 +43,8 @@ def infotext(record: Record) -> str:
 
 def _parameters(record: Record) -> dict[str, str | int | float | None]:
     """In A1111's order; None is left out."""
-    request, weights, variation = record.request, tuple(record.weights.values()), record.request.variation
+    request, variation = record.request, record.request.variation
+    weights, vae = tuple(record.own_weights.values()), tuple(record.weights_of(VAE).values())
     discarded = request.discard_penultimate and request.sampler not in A1111_DISCARDS  # theirs it leaves out unsaid
     centred = request.sampler is not None and request.start == "diffusers" and request.strength is None
     eta_key = "Eta DDIM" if request.sampler == "ddim" else "Eta"
@@ -44,18 +58,52 @@ def _parameters(record: Record) -> dict[str, str | int | float | None]:
         "Size": f"{request.width}x{request.height}" if request.width and request.height else None,
         "Model hash": weights[0][:10] if len(weights) == 1 else None,
         "Model": record.model,
+        "VAE hash": vae[0][:10] if len(vae) == 1 else None,
+        "VAE": request.vae,
         "Variation seed": variation.seed + record.image if variation.seed is not None else None,
         "Variation seed strength": variation.strength or None,
-        "Denoising strength": request.strength,
+        "Denoising strength": request.hires.strength if request.hires.acts else request.strength,
         "Clip skip": request.clip_skip if request.clip_skip != 1 else None,
         "RNG": NOISE_SOURCES[request.noise_source],
         **_masking(record),
         eta_key: request.eta if request.sampler and request.eta != ETA.get(request.sampler) else None,
+        **_extras(request),
         "Discard penultimate sigma": True if discarded else None,
         "SGM noise multiplier": True if centred else None,
         "Prompt syntax": request.prompt_syntax if request.prompt_syntax != "a1111" else None,
+        "Template": request.template and request.template.prompt,
+        "Negative Template": (request.template and request.template.negative_prompt) or None,
+        "Styles": ", ".join(request.template.styles) if request.template and request.template.styles else None,
         "Version": f"marmo {record.marmo}",
     }
+
+
+def _extras(request: ImageRequest) -> dict[str, str | int | float | None]:
+    """Seamless edges, the second pass, and under a key of our own the regions."""
+    hires, tiling = request.hires, request.tiling
+    by_size = hires.acts and hires.scale is None
+    return {
+        "Tiling": None if tiling == "none" else "True" if tiling == "both" else tiling,
+        "Hires upscale": hires.scale,
+        "Hires resize": f"{hires.width or 0}x{hires.height or 0}" if by_size else None,
+        "Hires steps": hires.steps if hires.acts and hires.steps != request.steps else None,
+        "Hires upscaler": _enlarger(request) if hires.acts else None,
+        "Hires prompt": hires.prompt,
+        "Hires negative prompt": hires.negative_prompt,
+        "Regions": _regions(request) if request.regions else None,
+    }
+
+
+def _enlarger(request: ImageRequest) -> str | None:
+    if request.hires.model is not None:
+        return PurePath(request.hires.model).stem
+    return ENLARGERS[request.hires.upscaler] if request.hires.upscaler else None
+
+
+def _regions(request: ImageRequest) -> str:
+    """As JSON; of a mask there is no more to say than that it is one."""
+    rows = [region.model_dump(mode="json", exclude={"mask"}, exclude_defaults=True) for region in request.regions]
+    return json.dumps(rows, ensure_ascii=False)
 
 
 def _masking(record: Record) -> dict[str, str | int | float | None]:

@@ -65,6 +65,16 @@ def check_pattern(pattern: str) -> None:
             )
 
 
+def model_name(path: str | Path | None) -> str | None:
+    """What a model is called without where it lies; one in the hub's cache by its repository and commit."""
+    if path is None:
+        return None
+    path = Path(path)
+    if path.parent.name == "snapshots" and path.parents[1].name.startswith("models--"):
+        return f"{path.parents[1].name.rpartition('--')[2]}@{path.name[:8]}"
+    return path.name
+
+
 def slug(value: object) -> str:
     """Letters and digits of any script, `_` and `-`; anything between them is one dash; at most 60 bytes of UTF-8."""
     text = "" if value is None else unicodedata.normalize("NFKC", str(value))

@@ -14,10 +14,15 @@ from typing import Annotated, Literal, Self, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
-from marmo.request import ImageRequest, Schema
+from marmo.request import ImageRequest, Region, Schema
 
 REFINER = "refiner/"
 """Before the names of a refiner's weight files."""
+UPSCALER = "upscaler/"
+"""Before the name of the weight file that enlarged between two passes."""
+
+VAE = "autoencoder/"
+"""Before the names of the weight files of an autoencoder that is not the model's own."""
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1, max_length=4096)]
@@ -60,8 +65,8 @@ class Record(Schema):
         match values:
             case {"request": ImageRequest() as request}:
                 pictures = {name: value for name, value in request if isinstance(value, bytes)}
-                bare = request.model_copy(update=dict.fromkeys(pictures))
-                hashes = {name: hashlib.sha256(data).hexdigest() for name, data in pictures.items()}
+                bare = request.model_copy(update={**dict.fromkeys(pictures), "regions": _without_masks(request)})
+                hashes = {name: hashlib.sha256(data).hexdigest() for name, data in (pictures | _masks(request)).items()}
                 return {"inputs": hashes, **cast(dict[str, object], values), "request": bare}
             case _:
                 return values
@@ -72,9 +77,18 @@ class Record(Schema):
             raise ValueError("a record holds a resolved request, and this one has no seed")
         if self.image >= self.request.num_images:
             raise ValueError(f"there is no picture {self.image} among {self.request.num_images}, counted from 0")
-        if any(isinstance(value, bytes) for _, value in self.request):
+        if _masks(self.request) or any(isinstance(value, bytes) for _, value in self.request):
             raise ValueError("a record holds the sha256 of an input picture, not the picture")
         return self
+
+    @property
+    def own_weights(self) -> dict[str, str]:
+        """The model's own weight files, without its refiner's and another autoencoder's."""
+        return {name: digest for name, digest in self.weights.items() if not name.startswith((REFINER, UPSCALER, VAE))}
+
+    def weights_of(self, prefix: str) -> dict[str, str]:
+        """The weight files of the refiner or of the other autoencoder."""
+        return {name.removeprefix(prefix): digest for name, digest in self.weights.items() if name.startswith(prefix)}
 
     @property
     def seed(self) -> int:
@@ -85,9 +99,10 @@ class Record(Schema):
     def model(self) -> str | None:
         """A short name: the weight file without its suffix, or what the request calls a model of several files."""
         name = PureWindowsPath(self.request.model or "").name  # splits at both kinds of slash
-        if name and name not in self.weights:
+        own = self.own_weights
+        if name and name not in own:
             return name
-        return PurePath(next(iter(self.weights))).stem if len(self.weights) == 1 else None
+        return PurePath(next(iter(own))).stem if len(own) == 1 else None
 
     def to_json(self) -> str:
         """Canonical: the same record always gives the same text, and every float comes back exactly."""
@@ -103,3 +118,13 @@ class Record(Schema):
             first = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(str(part) for part in first["loc"]) or "the record"
             raise ValueError(f"{place[:100]!r} is wrong: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _masks(request: ImageRequest) -> dict[str, bytes]:
+    """The masks of its regions, by the names under which `inputs` has their hashes."""
+    masks = {f"regions.{index}.mask": region.mask for index, region in enumerate(request.regions)}
+    return {name: mask for name, mask in masks.items() if mask is not None}
+
+
+def _without_masks(request: ImageRequest) -> tuple[Region, ...]:
+    return tuple(region.model_copy(update={"mask": None}) for region in request.regions)

@@ -41,6 +41,12 @@ class UNetConfig:
     num_groups: int = 32
     mid_depth: int = 1                    # transformer blocks in the middle
     vector_width: int = 0                 # of what it is told beside time and prompt; 0 is nothing
+    num_labels: int = 0                   # or, instead of a vector, which of so many things
+    prompt_alone: tuple[bool, ...] = ()   # whether a level's pixels attend to the prompt instead of to each other
+
+    def attends_alone(self, level: int) -> bool:
+        """To the prompt, twice in every block."""
+        return bool(self.prompt_alone) and self.prompt_alone[level]
 
     @property
     def time_width(self) -> int:
@@ -66,9 +72,17 @@ SD2_INPAINT = replace(SD2, in_channels=9)
 SDXL_INPAINT = replace(SDXL, in_channels=9)
 SD1_EDIT = replace(SD1, in_channels=8)                    # instruct-pix2pix: the latents of the picture to change
 SDXL_EDIT = replace(SDXL, in_channels=8)
+SD_X4 = replace(                                          # beside the latents: the small picture
+    SD2, in_channels=7, channels=(256, 512, 512, 1024), depths=(0, 1, 1, 1), num_heads=(8, 8, 8, 8), num_labels=1000,
+    prompt_alone=(True, True, True, False),
+)
 
 SD1_TOY = replace(SD1, channels=(32, 64), depths=(1, 0), num_heads=(8, 8), context_width=64, num_res_blocks=1)
 SD2_TOY = replace(SD1_TOY, channels=(64, 128), num_heads=(1, 2))
+SD_X4_TOY = replace(
+    SD_X4, channels=(32, 64), depths=(0, 1), num_heads=(8, 8), context_width=64, num_res_blocks=1,
+    prompt_alone=(True, False),
+)
 SDXL_TOY = replace(
     SDXL, channels=(64, 128), depths=(0, 2), num_heads=(1, 2), context_width=64 + 128, num_res_blocks=1, mid_depth=2,
     vector_width=128 + 6 * 256,
@@ -88,7 +102,7 @@ class UNet(nn.Module):
         first = config.channels[0]
         self.time_in = Linear(first, config.time_width)
         self.time_out = Linear(config.time_width, config.time_width)
-        self.vector = Vector(config) if config.vector_width else None
+        self.vector = Vector(config) if config.vector_width else Label(config) if config.num_labels else None
         self.conv_in = Conv2d(config.in_channels, first, 3, padding=1)
         self.down = nn.ModuleList(_down_levels(config))
         self.mid = Middle(config)
@@ -98,15 +112,19 @@ class UNet(nn.Module):
 
     def project(self, tokens: Tensor) -> Context:
         """The keys and values of a prompt, which stay the same at every step.  tokens B S W."""
-        return [block.cross.project(tokens) for block in self.modules() if isinstance(block, TransformerBlock)]
+        blocks = [block for block in self.modules() if isinstance(block, TransformerBlock)]
+        return [keys_values for block in blocks for keys_values in block.project(tokens)]
 
     def forward(self, x: Tensor, t: Tensor, context: Context, vector: Tensor | None = None) -> Tensor:
-        """x B C H W, t B (0 to 999, fractions allowed), context and vector V of the same batch or of 1 -> B C' H W."""
+        """x B C H W, t B (0 to 999, fractions allowed), context and vector V of the same batch or of 1 -> B C' H W.
+
+        With labels the vector holds one number, the label.
+        """
         time = self.time_in(sinusoidal(t, self.config.channels[0]).to(x.dtype))       # B E
         time = self.time_out(F.silu(time))
         if self.vector is not None:
             assert vector is not None, "this U-Net is told a vector beside the prompt"
-            time = time + self.vector(vector.to(x.dtype))
+            time = time + self.vector(vector)
         time = F.silu(time)
         asks = iter(context)                # `modules()` and this pass visit the cross-attentions in one order
         x = self.conv_in(x)                                                           # B C0 H W
@@ -129,7 +147,20 @@ class Vector(nn.Module):
 
     def forward(self, vector: Tensor) -> Tensor:
         """B V -> B E."""
+        vector = vector.to(self.proj_in.weight.dtype)
         return self.proj_out(F.silu(self.proj_in(vector)))                            # B E
+
+
+class Label(nn.Module):
+    """Which of a number of things it is told, as something to add to the time."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.table = nn.Embedding(config.num_labels, config.time_width)
+
+    def forward(self, vector: Tensor) -> Tensor:
+        """B 1, a whole number from 0 on -> B E."""
+        return self.table(vector[:, 0].long())                                        # B E
 
 
 class Stage(nn.Module):
@@ -175,7 +206,7 @@ class Middle(nn.Module):
         super().__init__()
         width, level = config.channels[-1], len(config.channels) - 1
         self.res1 = ResBlock(width, width, config.num_groups, eps=1e-5, time_width=config.time_width)
-        self.transformer = SpatialTransformer(config, level, config.mid_depth)
+        self.transformer = SpatialTransformer(config, level, config.mid_depth, is_middle=True)
         self.res2 = ResBlock(width, width, config.num_groups, eps=1e-5, time_width=config.time_width)
 
     def forward(self, x: Tensor, time: Tensor, asks: Iterator[KeysValues]) -> Tensor:
@@ -203,19 +234,20 @@ class UpLevel(nn.Module):
 class SpatialTransformer(nn.Module):
     """Every pixel a token: normalise, project in, transformer blocks, project out, add."""
 
-    def __init__(self, config: UNetConfig, level: int, depth: int) -> None:
+    def __init__(self, config: UNetConfig, level: int, depth: int, is_middle: bool = False) -> None:
         super().__init__()
         width, heads = config.channels[level], config.num_heads[level]
         self.norm = nn.GroupNorm(config.num_groups, width, eps=1e-6)
         self.proj_in = Linear(width, width)
-        self.blocks = nn.ModuleList(TransformerBlock(width, heads, config.context_width) for _ in range(depth))
+        kind = PromptBlock if config.attends_alone(level) and not is_middle else TransformerBlock
+        self.blocks = nn.ModuleList(kind(width, heads, config.context_width) for _ in range(depth))
         self.proj_out = Linear(width, width)
 
     def forward(self, x: Tensor, asks: Iterator[KeysValues]) -> Tensor:
         height = x.shape[2]
         h = self.proj_in(rearrange(self.norm(x), "b c h w -> b (h w) c"))             # B T W
         for block in self.blocks:
-            h = block(h, next(asks))
+            h = block(h, asks)
         return x + rearrange(self.proj_out(h), "b (h w) c -> b c h w", h=height)      # B C H W
 
 
@@ -231,10 +263,32 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(width)
         self.feed_forward = GatedFeedForward(width)
 
-    def forward(self, x: Tensor, context: KeysValues) -> Tensor:
+    def project(self, tokens: Tensor) -> list[KeysValues]:
+        """The keys and values of a prompt, in the order in which the block asks for them.  tokens B S W."""
+        return [self.cross.project(tokens)]
+
+    def forward(self, x: Tensor, asks: Iterator[KeysValues]) -> Tensor:
         """B T W -> B T W."""
         x = x + self.self_attention(self.norm1(x))
-        x = x + self.cross(self.norm2(x), context)
+        x = x + self.cross(self.norm2(x), next(asks))
+        return x + self.feed_forward(self.norm3(x))
+
+
+class PromptBlock(TransformerBlock):
+    """The same where pixels attend to the prompt instead of to each other, of which there are too many."""
+
+    def __init__(self, width: int, num_heads: int, context_width: int) -> None:
+        super().__init__(width, num_heads, context_width)
+        self.self_attention = Attention(width, num_heads, context_width)
+
+    def project(self, tokens: Tensor) -> list[KeysValues]:
+        """Twice, once for each attention."""
+        return [self.self_attention.project(tokens), self.cross.project(tokens)]
+
+    def forward(self, x: Tensor, asks: Iterator[KeysValues]) -> Tensor:
+        """B T W -> B T W."""
+        x = x + self.self_attention(self.norm1(x), next(asks))
+        x = x + self.cross(self.norm2(x), next(asks))
         return x + self.feed_forward(self.norm3(x))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from marmo.nn.attention import Attention
 from marmo.nn.blocks import ResBlock, Upsample
-from marmo.nn.engine import Conv2d
+from marmo.nn.engine import Conv2d, pad
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,8 @@ class VAEConfig:
 
 KL_F8 = VAEConfig(channels=(128, 256, 512, 512), latent_channels=4, latent_scale=0.18215)
 KL_F8_TOY = replace(KL_F8, channels=(32, 32, 64, 64), num_res_blocks=1)
+SD_X4_VAE = replace(KL_F8, channels=(128, 256, 512), latent_scale=0.08333)
+SD_X4_VAE_TOY = replace(SD_X4_VAE, channels=(32, 32, 64), num_res_blocks=1)
 SDXL_VAE = replace(KL_F8, latent_scale=0.13025)
 SDXL_VAE_TOY = replace(KL_F8_TOY, latent_scale=0.13025)
 
@@ -129,7 +131,7 @@ class DownLevel(nn.Module):
         for block in self.blocks:
             x = block(x)
         if self.shrink is not None:
-            x = self.shrink(F.pad(x, (0, 1, 0, 1)))       # right and bottom only, as the original does
+            x = self.shrink(pad(x, 0, 1, 0, 1, self.shrink.wrap))     # right and bottom only, as the original does
         return x
 
 

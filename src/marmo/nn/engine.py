@@ -4,6 +4,10 @@ Every network of Marmo attends, convolves and multiplies through this module and
 Shapes: B batch, C channels, H W height and width, N heads, T tokens, D width of a head.
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -13,6 +17,13 @@ SCORE_BYTES = 1 << 30
 """Attention's score matrix never takes more; longer sequences are attended slice by slice."""
 LARGE_KERNEL = 32 << 20
 """Bytes.  From here on glibc takes new pages for every rearranged kernel, and the system clears them first."""
+
+
+class Wrap(NamedTuple):
+    """Along which axes a picture's opposite edges meet, as in a tile that is laid beside itself."""
+
+    height: bool = False
+    width: bool = False
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, score_bytes: int = SCORE_BYTES) -> Tensor:
@@ -39,8 +50,16 @@ class Conv2d(nn.Conv2d):
     of Stable Diffusion's U-Net) that costs more than the product of kernel and patches, which takes it as it is.
     """
 
+    wrap = Wrap()
+    """What lies around the picture: zeros, or its own other edge; see `wrapped`."""
+
     def forward(self, input: Tensor) -> Tensor:
         """B C H W -> B O H' W'."""
+        if any(self.wrap):
+            assert not isinstance(self.padding, str)
+            rows, columns = self.padding
+            around = pad(input, columns, columns, rows, rows, self.wrap)
+            return F.conv2d(around, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
         if self._outweighs(input):
             return convolve_patches(input, self.weight, self.bias)
         return super().forward(input)
@@ -51,6 +70,26 @@ class Conv2d(nn.Conv2d):
         plain = form == ((3, 3), (1, 1), (1, 1), (1, 1), 1) and self.padding_mode == "zeros"
         large = self.weight.nbytes > LARGE_KERNEL and x.numel() <= x.shape[1] * self.out_channels
         return plain and large and self.weight.dtype is torch.float32 and self.weight.device.type == "cpu"
+
+
+@contextmanager
+def wrapped(network: nn.Module, wrap: Wrap) -> Generator[None]:
+    """A network whose convolutions, for a while, see a picture's opposite edges as neighbours."""
+    convolutions = [module for module in network.modules() if isinstance(module, Conv2d)] if any(wrap) else []
+    for convolution in convolutions:
+        convolution.wrap = wrap
+    try:
+        yield
+    finally:
+        for convolution in convolutions:
+            convolution.wrap = Wrap()
+
+
+def pad(x: Tensor, left: int, right: int, top: int, bottom: int, wrap: Wrap) -> Tensor:
+    """x with something around it: its other edge along the axes that wrap, zeros along the others.  B C H W."""
+    sides, ends = (left, right, 0, 0), (0, 0, top, bottom)
+    x = F.pad(x, sides, "circular") if wrap.width else F.pad(x, sides)
+    return F.pad(x, ends, "circular") if wrap.height else F.pad(x, ends)
 
 
 def convolve_patches(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -11,19 +11,29 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from marmo.diffusion.noise import Betas
 from marmo.diffusion.sources import NoiseSource
 from marmo.pipelines.canvas import HALF, Canvas, Inputs, inputs
 from marmo.pipelines.card import LatentCard
 from marmo.pipelines.inpaint import Kept
 from marmo.pipelines.painter import Painter, resolved
 from marmo.pipelines.pixels import to_tensor
+from marmo.pipelines.tiling import wrap_of
 from marmo.request import ImageRequest
+
+UPSCALER_LEVELS = Betas(kind="scaled_linear", start=1e-4, end=0.02)
+"""Of the noise on the small picture (x4-upscaling.yaml in Stability-AI/stablediffusion)."""
 
 
 def check_task(request: ImageRequest, card: LatentCard) -> None:
     """`ValueError` for a request without the picture that this model changes."""
     if card.task == "edit" and request.init_image is None:
         raise ValueError(f"{card.name} changes a picture as the prompt tells it to; give it one as init_image")
+    if card.task == "upscale":
+        if request.init_image is None:
+            raise ValueError(f"{card.name} makes a picture larger; give it one as init_image")
+        if request.strength is not None or request.is_partial:
+            raise ValueError(f"{card.name} makes a whole picture larger; leave strength, mask and outpaint out")
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,9 @@ class Opening:
 
     def begin(self) -> Beginning:
         """Draw the start; the weights must be loaded."""
+        if self.painter.card.task == "upscale":  # whose noise diffusers draws first
+            small = self._small()
+            return Beginning(self._noise(self.source.start(self._shape).to(self.painter.device)), beside=small)
         keeps = self.canvas is not None and self._must_keep()
         x0 = self._encoded() if self.given is not None and (keeps or not self._is_noise) else None
         noise = self.source.start(self._shape).to(self.painter.device)
@@ -100,7 +113,7 @@ class Opening:
 
     def _encoded(self) -> Tensor:
         """The picture's latents, drawn from their distribution.  B C H W"""
-        moments = self.painter.moments(self._pixels().to(self.painter.device))
+        moments = self.painter.moments(self._pixels().to(self.painter.device), wrap_of(self.request))
         return moments.sample(self.source.normal(self._shape).to(self.painter.device))
 
     def _pixels(self) -> Tensor:
@@ -136,13 +149,21 @@ class Opening:
     def _beside(self) -> Tensor | None:
         """What models for editing are told of the picture."""
         match self.painter.card.task:
-            case "paint":
+            case "paint" | "upscale":
                 return None
             case "edit":  # its mode, and not scaled as latents are (Brooks et al. 2023)
-                moments = self.painter.moments(self._pixels().to(self.painter.device))
+                moments = self.painter.moments(self._pixels().to(self.painter.device), wrap_of(self.request))
                 return moments.mean / self.painter.card.vae.latent_scale
             case "inpaint":
                 return self._masked()
+
+    def _small(self) -> Tensor:
+        """The picture to be enlarged, at the size of the latents, as noisy as the network is told.  B 3 H W"""
+        assert self.given is not None
+        _, height, width = self._shape
+        picture = to_tensor(self.given.picture, width, height).to(self.painter.device)
+        kept = UPSCALER_LEVELS.alphas()[self.request.told.noise_level].float()
+        return kept.sqrt() * picture + (1 - kept).sqrt() * self.source.normal((3, height, width)).to(picture.device)
 
     def _masked(self) -> Tensor:
         """The mask and, grey under it, the picture's latents.  B 1+C H W; without a mask all is to be painted."""
@@ -154,7 +175,7 @@ class Opening:
             mask = (self.canvas.free(width, height) >= HALF).float()
             kept = self.canvas.free(width * factor, height * factor) < HALF
             pixels = self.canvas.seen * kept
-        drawn = self.painter.moments(pixels.to(self.painter.device)).sample(
+        drawn = self.painter.moments(pixels.to(self.painter.device), wrap_of(self.request)).sample(
             self.source.normal(self._shape).to(self.painter.device)
         )
         return torch.cat([mask.to(drawn).expand(len(drawn), -1, -1, -1), drawn], dim=1)

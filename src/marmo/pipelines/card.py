@@ -7,7 +7,11 @@ from typing import Literal
 
 from marmo.diffusion.denoiser import Target
 from marmo.diffusion.noise import STABLE_DIFFUSION, Betas
+from marmo.files.names import model_name
+from marmo.files.record import VAE
 from marmo.models.clip_text import ClipTextConfig
+from marmo.models.rrdb import RRDBConfig
+from marmo.models.srvgg import SRVGGConfig
 from marmo.models.unet import UNetConfig
 from marmo.models.vae import VAEConfig
 from marmo.request import Defaults
@@ -15,9 +19,9 @@ from marmo.weights.fingerprint import file_hash
 from marmo.weights.kinds import Slot, Task, task_of
 from marmo.weights.store import Tensors
 
-ToldKind = Literal["nothing", "size", "score"]
+ToldKind = Literal["nothing", "size", "score", "noise"]
 """What a U-Net is told beside the words: where SDXL's training pictures came from and how large the result shall be, or
-with its refiner, how well people liked them."""
+with its refiner, how well people liked them; with the x4 upscaler, how noisy the small picture is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +39,44 @@ class TowerCard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentCard:
-    """A latent diffusion model: its networks, their weights under our names, and how they were trained.
-
-    The weights are lazy views of files; a card costs no memory.
-    """
+class ModelCard:
+    """A model on disk.  Its weights are lazy views of files; a card costs no memory."""
 
     path: Path
     """The checkpoint file, or the folder that `files` lie in."""
     files: tuple[Path, ...]
+
+    @property
+    def name(self) -> str:
+        """What people call it, without where it lies."""
+        return model_name(self.path) or ""
+
+    def hashes(self) -> dict[str, str]:
+        """The sha256 of every weight file, by its name from the checkpoint's folder down."""
+        return _hashes(self.path, self.files)
+
+
+def _hashes(path: Path | None, files: tuple[Path, ...]) -> dict[str, str]:
+    """The sha256 of every file, by its name from the path's folder down."""
+    return {
+        (file.name if path is None or file == path else file.relative_to(path).as_posix()): file_hash(file)
+        for file in files
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpscalerCard(ModelCard):
+    """A network of ESRGAN's kind, which makes pictures larger."""
+
+    config: RRDBConfig | SRVGGConfig
+    tensors: Tensors
+    """Under our names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentCard(ModelCard):
+    """A latent diffusion model: its networks, their weights under our names, and how they were trained."""
+
     towers: tuple[TowerCard, ...]
     """The text encoders, in the order in which their states stand side by side."""
     unet: UNetConfig
@@ -57,11 +90,10 @@ class LatentCard:
     target: Target = "eps"
     defaults: Defaults = field(default_factory=Defaults)
     licence: str | None = None
-
-    @property
-    def name(self) -> str:
-        """What people call it, without where it lies."""
-        return self.path.name
+    vae_path: Path | None = None
+    """Where the autoencoder lies, if it is not the model's own."""
+    vae_files: tuple[Path, ...] = ()
+    """Its weights, if it is not."""
 
     @property
     def task(self) -> Task:
@@ -69,12 +101,10 @@ class LatentCard:
         return task_of(self.unet, self.vae)
 
     def hashes(self) -> dict[str, str]:
-        """The sha256 of every weight file, by its name from the checkpoint's folder down."""
-        return {
-            (self.path.name if file == self.path else file.relative_to(self.path).as_posix()): file_hash(file)
-            for file in self.files
-        }
+        """The same, and that of the other autoencoder."""
+        other = {VAE + name: digest for name, digest in _hashes(self.vae_path, self.vae_files).items()}
+        return super().hashes() | other
 
 
-Card = LatentCard
+Card = LatentCard | UpscalerCard
 """One kind per pipeline."""

@@ -7,7 +7,7 @@ Shapes: T' tokens of all chunks of a text, D width of the text encoders, P width
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Generic, TypeVar
 
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from marmo.diffusion.denoiser import Parametrisation
-from marmo.diffusion.guidance import BothWays, ClassifierFree, Composed, Guidance, Timed, Unguided
+from marmo.diffusion.guidance import BothWays, ClassifierFree, Composed, Guidance, Timed, Unguided, Weight
 from marmo.diffusion.samplers import CFG_PP
+from marmo.pipelines.regions import Shares
 from marmo.pipelines.text_encoders import Encoded
 from marmo.request import ImageRequest, SyntaxName
 from marmo.text.bpe import ClipTokenizer
@@ -51,16 +52,18 @@ class Clock:
     sigmas: Sequence[float]
     answers: int = 0
     """Of the U-Net in a step; 0 to count steps"""
+    past: int = 0
+    """What an earlier pass has counted"""
 
     @classmethod
-    def of(cls, request: ImageRequest, sigmas: Tensor) -> "Clock":
-        """The clock of a resolved request that walks down these noise levels."""
+    def of(cls, request: ImageRequest, sigmas: Tensor, past: int = 0) -> "Clock":
+        """The clock of a resolved request that walks down these noise levels, after a pass of so many steps."""
         levels = [float(sigma) for sigma in sigmas]
         if request.prompt_syntax != "a1111":
-            return cls(len(levels) - 1, levels)
+            return cls(len(levels) - 1, levels, past=past)
         assert request.steps is not None, "the request is not resolved"
         answers = 2 if request.sampler in TWO_ANSWERS else 1
-        return cls(request.steps * answers, levels, answers)
+        return cls(request.steps * answers, levels, answers, past * answers)
 
     def step(self, index: int, sigma: float) -> int:
         if not self.answers:
@@ -86,11 +89,18 @@ class Line:
     plan: Plan
     weight: float
     texts: Mapping[str, Text]
+    area: Tensor | None = None
+    """What of every place it decides, 1 1 H W; None is all of it"""
 
     def at(self, clock: Clock, index: int, sigma: float) -> Text:
         if len(self.texts) == 1:
             return next(iter(self.texts.values()))
-        return self.texts[self.plan.at(clock.step(index, sigma), clock.total)]
+        return self.texts[self.plan.at(clock.step(index, sigma), clock.total, clock.past)]
+
+    @property
+    def pull(self) -> Weight:
+        """Its weight at every place."""
+        return self.weight if self.area is None else self.weight * self.area
 
 
 @dataclass(frozen=True)
@@ -102,6 +112,7 @@ class Conditioning(Generic[Condition]):
         encode: reads chunks with the text encoders, under an emphasis.
         condition: what the U-Net is told of a text.
         blind: the same without the picture, for models that edit by instruction.
+        shares: what the prompt and each region's decide of every place.
     """
 
     request: ImageRequest
@@ -111,13 +122,14 @@ class Conditioning(Generic[Condition]):
     encode: Callable[[Sequence[Chunk], Emphasis], Encoded]
     condition: Callable[[Text], Condition]
     blind: Callable[[Condition], Condition]
+    shares: Shares | None = None
 
     def guidance(self, parametrisation: Parametrisation) -> tuple[Guidance[Condition], tuple[str, ...]]:
         """The guidance, and what the user should know of the prompts, in a sentence each."""
         request, notes = self.request, list[str]()
         assert request.guidance_scale is not None, "the request is not resolved"
-        lines = self._lines(request.prompt, notes)
-        is_plain = len(lines) == 1 and lines[0].weight == 1 and request.image_guidance_scale in (None, 1)
+        lines = self._conds(notes)
+        is_plain = _is_plain(lines) and request.image_guidance_scale in (None, 1)
         if is_plain and request.guidance_scale == 1 and request.sampler not in CFG_PP:
             uncond = None
         else:
@@ -127,6 +139,20 @@ class Conditioning(Generic[Condition]):
         changes = any(len(line.texts) > 1 for line in (*lines, *([uncond] if uncond else [])))
         return (Timed(guide.at) if changes else guide.at(0, 0.0)), tuple(notes)
 
+    def _conds(self, notes: list[str]) -> Sequence[Line]:
+        """What the picture shall show: its own prompt, and in its regions theirs."""
+        lines = self._lines(self.request.prompt, notes)
+        if self.shares is None:
+            return lines
+        texts = [lines, *(self._lines(region.prompt, notes) for region in self.request.regions)]
+        areas = [self.shares.rest, *self.shares.regions]
+        return [
+            replace(line, area=area)
+            for area, lines in zip(areas, texts, strict=True)
+            for line in lines
+            if bool(area.any())
+        ]
+
     def _lines(self, text: str, notes: list[str], negative: bool = False) -> Sequence[Line]:
         prompt = read_prompt(text, self.request.prompt_syntax, negative)
         notes += prompt.notes
@@ -135,7 +161,8 @@ class Conditioning(Generic[Condition]):
 
     def _texts(self, prompt: Prompt, plan: Plan, notes: list[str], negative: bool) -> Mapping[str, Text]:
         """Everything that a plan says, by what it says."""
-        said = [plan.at(step, self.clock.total) for step in plan.ends(self.clock.total)]
+        total, past = self.clock.total, self.clock.past
+        said = [plan.at(step, total, past) for step in plan.ends(total, past)]
         chunks: dict[str, list[Chunk]] = {}
         for text in dict.fromkeys(said):
             chunks[text], ignored = prompt.chunks(text, self.tokenizer, self.length)
@@ -198,18 +225,22 @@ class Guide(Generic[Condition]):
         assert scale is not None, "the request is not resolved"
         high = float("inf") if details.high_sigma is None else details.high_sigma
         limits = details.rescale, details.low_sigma, high
-        weights = [line.weight for line in self.lines]
-        if weights == [1]:
+        if _is_plain(self.lines):
             return ClassifierFree(conds[0], uncond, scale, self.parametrisation, *limits)
+        weights = [line.pull for line in self.lines]
         return Composed(conds, weights, uncond, scale, self.parametrisation, *limits, self.request.sampler in CFG_PP)
+
+
+def _is_plain(lines: Sequence[Line]) -> bool:
+    """Whether one prompt decides all."""
+    return len(lines) == 1 and lines[0].area is None and lines[0].weight == 1
 
 
 def _even(lines: Sequence[Line]) -> Sequence[Line]:
     """As A1111, which stacks the parts of a prompt: all as long as the longest, by their last state."""
     longest = max(text.encoded.states.shape[1] for line in lines for text in line.texts.values())
     return [
-        Line(line.plan, line.weight, {said: _lengthened(text, longest) for said, text in line.texts.items()})
-        for line in lines
+        replace(line, texts={said: _lengthened(text, longest) for said, text in line.texts.items()}) for line in lines
     ]
 
 

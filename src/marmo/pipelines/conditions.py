@@ -16,8 +16,10 @@ from torch import Tensor
 from marmo.models.unet import CODE_WIDTH, Context, UNet
 from marmo.nn.attention import KeysValues
 from marmo.nn.embed import sinusoidal
+from marmo.nn.engine import Wrap
 from marmo.pipelines.card import ToldKind
 from marmo.pipelines.text_encoders import Encoded
+from marmo.pipelines.tiling import wrap_of
 from marmo.request import ImageRequest
 
 SCORE, NEGATIVE_SCORE = 6.0, 2.5
@@ -25,12 +27,14 @@ SCORE, NEGATIVE_SCORE = 6.0, 2.5
 
 
 class Condition(NamedTuple):
-    """One row's prompt, as the keys and values that the cross-attentions made of it once, and vector 1 V."""
+    """One row's prompt, as the keys and values that the cross-attentions made of it once, vector 1 V, and its edges."""
 
     context: Context
     vector: Tensor | None = None
     beside: Tensor | None = None
     """What the network sees beside the latents: B Z H W, or 1 Z H W for all pictures"""
+    wrap: Wrap = Wrap()
+    """Along which axes it sees opposite edges as neighbours"""
 
     def of_picture(self, index: int) -> "Condition":
         """One picture's."""
@@ -42,6 +46,11 @@ class Condition(NamedTuple):
     def length(self) -> int:
         """Of the prompt in tokens."""
         return self.context[0].keys.shape[2]
+
+    @property
+    def form(self) -> tuple[int, Wrap]:
+        """What rows must have in common to be asked in one call."""
+        return self.length, self.wrap
 
 
 @dataclass(frozen=True)
@@ -63,10 +72,13 @@ class Conditions:
         states, pooled = encoded
         if negative and empty and self.request.empty_negative == "zeros":
             states, pooled = torch.zeros_like(states), None if pooled is None else torch.zeros_like(pooled)
-        return Condition(self.unet.project(states), self._vector(pooled, negative), self.beside)
+        vector, wrap = self._vector(pooled, negative), wrap_of(self.request)
+        return Condition(self.unet.project(states), vector, self.beside, wrap)
 
     def _vector(self, pooled: Tensor | None, negative: bool) -> Tensor | None:
-        """1 V: the pooled prompt, then every number's sinusoids."""
+        """1 V: the pooled prompt, then every number's sinusoids; for the x4 upscaler the level of noise alone."""
+        if self.told == "noise":
+            return torch.tensor([[float(self.request.told.noise_level)]], device=self.unet.conv_in.weight.device)
         numbers = told_numbers(self.told, self.request, negative)
         if not numbers:
             return None
@@ -89,7 +101,7 @@ def told_numbers(told: ToldKind, request: ImageRequest, negative: bool) -> tuple
     original = wish.original_height or height, wish.original_width or width
     crop = wish.crop_top, wish.crop_left
     match told:
-        case "nothing":
+        case "nothing" | "noise":
             return ()
         case "size":
             return (*original, *crop, wish.target_height or height, wish.target_width or width)
@@ -99,9 +111,14 @@ def told_numbers(told: ToldKind, request: ImageRequest, negative: bool) -> tuple
 
 
 def stack(conditions: Sequence[Condition]) -> Condition:
-    """One condition per row, of prompts of one length -> one of the whole batch."""
+    """One condition per row, all of one form -> one of the whole batch."""
     layers = zip(*(condition.context for condition in conditions), strict=True)
     context = [KeysValues(*(torch.cat(part) for part in zip(*layer, strict=True))) for layer in layers]
     vectors = [condition.vector for condition in conditions if condition.vector is not None]
     besides = [condition.beside for condition in conditions if condition.beside is not None]
-    return Condition(context, torch.cat(vectors) if vectors else None, torch.cat(besides) if besides else None)
+    return Condition(
+        context,
+        torch.cat(vectors) if vectors else None,
+        torch.cat(besides) if besides else None,
+        conditions[0].wrap,
+    )

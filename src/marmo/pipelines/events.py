@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # `import marmo` shall not import torch
 class Stage:
     """A part of the work begins that has no steps of its own."""
 
-    name: Literal["loading", "encoding", "decoding"]
+    name: Literal["loading", "encoding", "upscaling", "decoding"]
 
 
 @dataclass(frozen=True)

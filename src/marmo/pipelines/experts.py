@@ -5,14 +5,14 @@ Podell et al. 2023, section 2.5; Balaji et al. 2022 (https://arxiv.org/abs/2211.
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor
 
 from marmo.diffusion.guidance import Guidance
 from marmo.diffusion.noise import NoiseTable
 from marmo.diffusion.samplers import Prediction, Query
-from marmo.pipelines.card import LatentCard, ToldKind
+from marmo.files.names import model_name
+from marmo.pipelines.card import LatentCard, ModelCard, ToldKind
 from marmo.pipelines.conditions import Condition
 from marmo.pipelines.painter import Ask, Painter
 from marmo.request import ImageRequest, Told
@@ -22,6 +22,7 @@ HEARD: Mapping[ToldKind, tuple[str, ...]] = {
     "nothing": (),
     "size": (*_COMING, "target_width", "target_height"),
     "score": (*_COMING, "score", "negative_score"),
+    "noise": ("noise_level",),
 }
 """The fields of `ImageRequest.told` that each kind of U-Net hears."""
 
@@ -47,8 +48,7 @@ def chosen(experts: Sequence[Expert], sigma: Tensor) -> Expert:
 
 def check_model(request: ImageRequest, card: LatentCard, refiner: LatentCard | None) -> None:
     """`ValueError` for a request that asks for other models than these, or for them read in another way."""
-    if request.model is not None and Path(request.model).name != card.name:
-        raise ValueError(f"the request is for the model {request.model}, and this is {card.name}")
+    check_name(request, card)
     if request.prediction not in (None, card.target):
         raise ValueError(
             f"the request says that {card.name} predicts {request.prediction}, and it was loaded as predicting "
@@ -59,10 +59,22 @@ def check_model(request: ImageRequest, card: LatentCard, refiner: LatentCard | N
             f"the request has zero_snr {request.zero_snr}, and {card.name} was loaded with {card.betas.zero_snr}; "
             f"load it with zero_snr {request.zero_snr}"
         )
+    vae = model_name(card.vae_path)
+    if request.vae is not None and model_name(request.vae) != vae:
+        raise ValueError(
+            f"the request is for the autoencoder {request.vae}, and {card.name} was loaded with {vae or 'its own'}; "
+            f"load it with vae {request.vae}"
+        )
     wanted = request.refiner.model
-    if wanted is not None and (refiner is None or Path(wanted).name != refiner.name):
+    if wanted is not None and (refiner is None or model_name(wanted) != refiner.name):
         there = "none is loaded" if refiner is None else f"{refiner.name} is loaded"
         raise ValueError(f"the request is for the refiner {wanted}, and {there}; load the model with refiner {wanted}")
+
+
+def check_name(request: ImageRequest, card: ModelCard) -> None:
+    """`ValueError` for a request that asks for another model than this."""
+    if request.model is not None and model_name(request.model) != card.name:
+        raise ValueError(f"the request is for the model {request.model}, and this is {card.name}")
 
 
 def check_told(request: ImageRequest, cards: Sequence[LatentCard]) -> None:
@@ -101,12 +113,5 @@ def check_refiner(base: LatentCard, refiner: LatentCard) -> None:
 
 def refining(request: ImageRequest, refiner: LatentCard) -> ImageRequest:
     """What the refiner is asked for: the same picture in its own terms."""
-    own = {
-        "image_guidance_scale": None,
-        "model": None,
-        "clip_skip": None,
-        "prediction": None,
-        "zero_snr": None,
-        "empty_negative": None,
-    }
-    return request.model_copy(update=own).resolve(refiner.defaults)
+    names = ("model", "vae", "clip_skip", "prediction", "zero_snr", "empty_negative", "image_guidance_scale")
+    return request.model_copy(update=dict.fromkeys(names)).resolve(refiner.defaults)

@@ -10,18 +10,21 @@ import torch
 from torch import Tensor
 
 from marmo.diffusion import samplers, schedules, sources
+from marmo.files.record import Record
 from marmo.models.tiny_decoder import TinyDecoder
 from marmo.pipelines import first_stage
-from marmo.pipelines.beginning import Opening, check_task
+from marmo.pipelines.beginning import Beginning, Opening, check_task
 from marmo.pipelines.canvas import inputs, painted_size
 from marmo.pipelines.card import LatentCard
 from marmo.pipelines.events import Event, Result, Stage, Step
 from marmo.pipelines.experts import Expert, check_model, check_refiner, check_told, chosen, hand_over, refining
-from marmo.pipelines.inpaint import Kept
+from marmo.pipelines.hires import Enlarging, Pass, check_hires, second_request, stretched
 from marmo.pipelines.painter import Ask, Decode, Painter, resolved
 from marmo.pipelines.pixels import to_pictures
 from marmo.pipelines.preview import linear_preview, tiny_preview
 from marmo.pipelines.provenance import records, weight_hashes
+from marmo.pipelines.tiling import wrap_of
+from marmo.pipelines.upscaler import Upscaler
 from marmo.request import ImageRequest
 
 
@@ -32,6 +35,7 @@ class LatentDiffusion(Painter):
         card: the model; its weights are not read before `load` or the first picture.
         preview: a tiny decoder, already loaded, for `Step.preview`; without one the preview has a pixel per latent.
         refiner: a second model, which paints the end of the requests that name it.
+        upscaler: a network that enlarges between the two passes of the requests that name it.
     """
 
     def __init__(
@@ -41,11 +45,12 @@ class LatentDiffusion(Painter):
         dtype: torch.dtype,
         preview: TinyDecoder | None = None,
         refiner: Painter | None = None,
+        upscaler: Upscaler | None = None,
     ) -> None:
         super().__init__(card, device, dtype)
         if refiner is not None:
             check_refiner(card, refiner.card)
-        self.refiner = refiner
+        self.refiner, self.upscaler = refiner, upscaler
         self.preview = linear_preview(self.vae) if preview is None else tiny_preview(preview)
 
     @property
@@ -58,6 +63,8 @@ class LatentDiffusion(Painter):
         super().load()
         if self.refiner is not None:
             self.refiner.load()
+        if self.upscaler is not None:
+            self.upscaler.load()
 
     def generate(self, request: ImageRequest) -> Result:
         """Paint a request to its end."""
@@ -83,41 +90,46 @@ class LatentDiffusion(Painter):
         `stream` answers at once; a server answers many walks together.  The events, and what is raised, are `stream`'s.
         """
         request = self.resolve(request)
-        sigmas = self.sigmas(request)
-        source = _source(request)
-        opening = Opening.of(self, request, sigmas, source)
+        passes = self._passes(request)
+        first, source = passes[0], _source(request)
+        opening = Opening.of(self, request, first.sigmas, source)
+        self.shares(request)  # a mask that cannot be read is told before the weights are
         if not self.loaded:
             yield Stage("loading")
             self.load()
         yield Stage("encoding")
         begun = opening.begin()
-        x = begun.x
-        experts, notes = self._experts(request, sigmas, begun.beside)
-        sampling = samplers.sampling(
-            resolved(request.sampler),
-            x,
-            sigmas,
-            self._noise(request, source, x),
-            request.eta,
-            self.table,
-        )
-        latents = yield from self._sampled(sampling, experts, begun.kept, len(sigmas) - 1)
+        experts, notes = self._experts(first, begun.beside)
+        again = [self._experts(walk, None) for walk in passes[1:]]
+        latents = yield from self._paint(first, source, begun, experts)
+        enlarging = None
+        for second, (its_experts, its_notes) in zip(passes[1:], again, strict=True):
+            yield Stage("upscaling")
+            notes += its_notes
+            enlarging = Enlarging(self, second, request.hires, self.upscaler)
+            if not enlarging.is_all:
+                source = _source(request)
+                begun = yield from enlarging.begin(latents, source)
+                latents = yield from self._paint(second, source, begun, its_experts)
         yield Stage("decoding")
-        cards = [expert.painter.card for expert in experts]
-        decoded = [Decode(self, row) for row in torch.split(latents, 1)]
+        decoded = [Decode(self, row, wrap_of(request)) for row in torch.split(latents, 1)]
         yield from decoded
-        painted = [picture for one in decoded for picture in to_pictures(resolved(one.pixels))]
-        pictures = tuple(opening.finish(picture) for picture in painted)
+        pixels = [resolved(one.pixels) for one in decoded]
+        if enlarging is not None:
+            pixels = [enlarging.finish(picture) for picture in pixels]
+        pictures = tuple(opening.finish(picture) for one in pixels for picture in to_pictures(one))
         notes += (first_stage.WIDENED,) * any(one.widened for one in decoded)
         notes += (first_stage.IN_SMALL_TILES,) * any(one.small for one in decoded)
-        yield Result(pictures, records(request, cards, sigmas, self.device, self.dtype), notes)
+        yield Result(pictures, self._records(request, passes, experts), tuple(dict.fromkeys(notes)))
 
     def resolve(self, request: ImageRequest) -> ImageRequest:
         """The request with nothing left open; see `ImageRequest.resolve`.  Another model's request is refused."""
         check_model(request, self.card, None if self.refiner is None else self.refiner.card)
         check_told(request, [painter.card for painter in self.painters[: 2 if request.refiner.model else 1]])
         check_task(request, self.card)
-        return self._sized(request).resolve(self.card.defaults)
+        whole = self._sized(request).resolve(self.card.defaults)
+        check_hires(whole, self.card, self.upscaler)
+        return whole
 
     def sigmas(self, request: ImageRequest) -> Tensor:
         """The noise levels that a resolved request walks down.  S + 1, the last one 0."""
@@ -131,12 +143,26 @@ class LatentDiffusion(Painter):
         name, steps = resolved(request.schedule), resolved(request.steps)
         return schedules.schedule(name, self.table, steps, request.discard_penultimate)
 
+    def _passes(self, request: ImageRequest) -> tuple[Pass, ...]:
+        """The one walk of a resolved request, or its two."""
+        levels, sigmas = self._schedule(request), self.sigmas(request)
+        if not request.hires.acts:
+            return (Pass(request, levels, sigmas, 0, len(sigmas) - 1),)
+        second = second_request(request, self.card.defaults.size_multiple)
+        steps, strength = resolved(second.steps), resolved(second.strength)
+        again = self._schedule(second.model_copy(update={"steps": stretched(steps, strength)}))
+        left = again[-steps - 1 :] if strength else again[-1:]
+        before, total = len(sigmas) - 1, len(sigmas) + len(left) - 2
+        return Pass(request, levels, sigmas, 0, total), Pass(second, again, left, before, total)
+
     def _sized(self, request: ImageRequest) -> ImageRequest:
         """A request that starts from a picture and names no size has the picture's, as the model can paint it."""
         given = inputs(request)
         if given is None or request.width is not None or request.height is not None:
             return request
         size = painted_size(request, given, self.card.vae.factor)
+        if self.card.task == "upscale":
+            size = tuple(side * self.card.vae.factor for side in given.picture.size)
         if size is None:
             return request
         width, height = size
@@ -144,30 +170,36 @@ class LatentDiffusion(Painter):
 
     def hashes(self) -> dict[str, str]:
         """The sha256 of every weight file, by its name in a record."""
-        return weight_hashes([painter.card for painter in self.painters])
+        return weight_hashes([painter.card for painter in self.painters], self.upscaler and self.upscaler.card)
 
-    def _experts(
-        self, request: ImageRequest, sigmas: Tensor, beside: Tensor | None
-    ) -> tuple[tuple[Expert, ...], tuple[str, ...]]:
+    def _records(self, request: ImageRequest, passes: Sequence[Pass], experts: Sequence[Expert]) -> tuple[Record, ...]:
+        cards = [expert.painter.card for expert in experts]
+        sigmas = [float(sigma) for walk in passes for sigma in walk.sigmas]
+        upscaler = self.upscaler.card if self.upscaler is not None and request.hires.model else None
+        return records(request, cards, sigmas, self.device, self.dtype, upscaler)
+
+    def _experts(self, walk: Pass, beside: Tensor | None) -> tuple[tuple[Expert, ...], tuple[str, ...]]:
         """Who paints which part of the way, and what the user should know of the prompts."""
-        guidance, notes = self.guidance(request, sigmas, beside)
+        request, sigmas = walk.request, walk.sigmas
+        guidance, notes = self.guidance(request, sigmas, beside, walk.past)
         first = Expert(math.inf, self, guidance)
         if self.refiner is None or request.refiner.model is None:
             return (first,), notes
-        guidance, _ = self.refiner.guidance(refining(request, self.refiner.card), sigmas)
+        guidance, _ = self.refiner.guidance(refining(request, self.refiner.card), sigmas, past=walk.past)
         return (first, Expert(hand_over(self.table, request.refiner.switch), self.refiner, guidance)), notes
 
-    def _noise(self, request: ImageRequest, source: sources.NoiseSource, x: Tensor) -> samplers.Noise:
+    def _noise(self, walk: Pass, source: sources.NoiseSource, x: Tensor) -> samplers.Noise:
         """The steps' noise: increments of a path for the samplers that need one, else fresh."""
-        if request.sampler not in samplers.BROWNIAN:
+        if walk.request.sampler not in samplers.BROWNIAN:
             return lambda s, t: source.normal(x.shape[1:]).to(x.device)
-        path = source.path(x.shape[1:], self._schedule(request))
+        path = source.path(x.shape[1:], walk.levels)
         return lambda s, t: path(s, t).to(x.device)
 
-    def _sampled(
-        self, sampling: samplers.Sampling, experts: Sequence[Expert], kept: Kept | None, total: int
+    def _paint(
+        self, walk: Pass, source: sources.NoiseSource, begun: Beginning, experts: Sequence[Expert]
     ) -> Generator[Ask | Step, None, Tensor]:
-        """Drive the sampler, showing every answer."""
+        """Walk down a pass from its beginning, showing every answer."""
+        kept = begun.kept
 
         def answer(query: samplers.Query) -> Generator[Ask | Step, None, samplers.Prediction]:
             expert = chosen(experts, query.sigma)
@@ -175,9 +207,11 @@ class LatentDiffusion(Painter):
                 prediction = yield from expert.answer(query)
             else:
                 prediction = kept.keep(query, (yield from expert.answer(kept.shown(query))))
-            yield Step(query.index, total, float(query.sigma), prediction.x0, self.preview)
+            yield Step(walk.past + query.index, walk.total, float(query.sigma), prediction.x0, self.preview)
             return prediction
 
+        name, noise = resolved(walk.request.sampler), self._noise(walk, source, begun.x)
+        sampling = samplers.sampling(name, begun.x, walk.sigmas, noise, walk.request.eta, self.table)
         return samplers.walk(sampling, answer)
 
 

@@ -19,10 +19,12 @@ from marmo.models.clip_text import ClipText
 from marmo.models.unet import UNet
 from marmo.models.vae import VAE, Moments
 from marmo.nn.blueprint import blueprint
+from marmo.nn.engine import Wrap, wrapped
 from marmo.pipelines import first_stage
 from marmo.pipelines.card import LatentCard, TowerCard
 from marmo.pipelines.conditioning import Clock, Conditioning
 from marmo.pipelines.conditions import Condition, Conditions, blind, stack
+from marmo.pipelines.regions import Shares, shares
 from marmo.pipelines.text_encoders import Encoded, TextEncoders, Tower
 from marmo.request import ImageRequest
 from marmo.text.bpe import ClipTokenizer, clip_tokenizer
@@ -52,7 +54,10 @@ class Question(NamedTuple):
 
     def alone(self) -> "list[Question]":
         """The same for every picture alone."""
-        return [self._replace(x=x) for x in torch.split(self.x, 1)]
+        return [
+            self._replace(x=x, condition=self.condition.of_picture(index))
+            for index, x in enumerate(torch.split(self.x, 1))
+        ]
 
 
 @dataclass(eq=False)
@@ -84,6 +89,7 @@ class Decode:
 
     painter: "Painter"
     latents: Tensor
+    wrap: Wrap = first_stage.FLAT
     pixels: Tensor | None = None
     """1 3 FH FW in [-1, 1]."""
     widened: bool = False
@@ -92,12 +98,12 @@ class Decode:
     """Whether they were decoded in small tiles."""
 
     def answer(self) -> None:
-        self.pixels, self.widened = self.painter.decode(self.latents)
+        self.pixels, self.widened = self.painter.decode(self.latents, self.wrap)
 
     def answer_in_tiles(self) -> None:
         """The same with the least memory."""
         self.small = True
-        self.pixels, self.widened = self.painter.decode(self.latents, small=True)
+        self.pixels, self.widened = self.painter.decode(self.latents, self.wrap, small=True)
 
 
 class Painter:
@@ -144,31 +150,40 @@ class Painter:
         return list(torch.split(torch.cat(x0), [len(question.x) for question in questions]))
 
     def _denoise(self, x: Tensor, sigma: Tensor, conditions: Sequence[Condition]) -> Tensor:
-        context, vector, beside = stack(conditions)
+        context, vector, beside, wrap = stack(conditions)
 
         def network(x: Tensor, t: Tensor) -> Tensor:
             seen = x if beside is None else torch.cat([x, beside], dim=1)
             return self.unet(seen.to(self.dtype), t, context, vector)
 
-        return denoise(network, self.parametrisation, x, sigma)
+        with wrapped(self.unet, wrap):
+            return denoise(network, self.parametrisation, x, sigma)
+
+    def shares(self, request: ImageRequest) -> Shares | None:
+        """What each prompt of a resolved request decides at every place of the latents; None where one decides all."""
+        factor = self.card.vae.factor
+        size = resolved(request.height) // factor, resolved(request.width) // factor
+        return shares(request.regions, *size, self.device) if request.regions else None
 
     def guidance(
-        self, request: ImageRequest, sigmas: Tensor, beside: Tensor | None = None
+        self, request: ImageRequest, sigmas: Tensor, beside: Tensor | None = None, past: int = 0
     ) -> tuple[Guidance[Condition], tuple[str, ...]]:
         """The prompts' pull, as the request wants it, and what the user should know of them.
 
         Args:
             beside: what the network sees beside the latents.  B or 1, Z H W
+            past: steps that an earlier pass has walked, where the plans of the prompts go on.
         """
         conditions = Conditions(self.unet, self.card.told, request, beside)
         return Conditioning(
             request,
-            Clock.of(request, sigmas),
+            Clock.of(request, sigmas, past),
             self.tokenizer,
             self.encoders.context_length,
             lambda chunks, emphasis: self._encode(chunks, resolved(request.clip_skip), emphasis),
             lambda text: conditions.of(text.encoded, text.is_negative, text.is_empty),
             blind,
+            self.shares(request),
         ).guidance(self.parametrisation)
 
     def _encode(self, chunks: Sequence[Chunk], skip: int, emphasis: Emphasis) -> Encoded:
@@ -177,12 +192,12 @@ class Painter:
         self.finite(encoded.states, *self._text_networks())
         return encoded
 
-    def moments(self, pixels: Tensor) -> Moments:
+    def moments(self, pixels: Tensor, wrap: Wrap = first_stage.FLAT) -> Moments:
         """Pixels -> their scaled latents; in float32 where half precision is too narrow for them."""
-        moments = first_stage.encode(self.vae, pixels)
+        moments = first_stage.encode(self.vae, pixels, wrap)
         if self.dtype != torch.float32 and not bool(torch.isfinite(moments.mean).all()):
             with first_stage.widened(self.vae):
-                moments = first_stage.encode(self.vae, pixels)
+                moments = first_stage.encode(self.vae, pixels, wrap)
         return Moments(self.finite(moments.mean, "vae"), self.finite(moments.logvar, "vae"))
 
     def answer(self, query: Query, guidance: Guidance[Condition]) -> Generator[Ask, None, Prediction]:
@@ -194,13 +209,13 @@ class Painter:
         self.finite(prediction.x0, "unet")
         return prediction
 
-    def decode(self, latents: Tensor, small: bool = False) -> tuple[Tensor, bool]:
+    def decode(self, latents: Tensor, wrap: Wrap = first_stage.FLAT, small: bool = False) -> tuple[Tensor, bool]:
         """Scaled latents -> pixels, in small tiles if need be, and whether half precision was too narrow for them."""
-        pixels = first_stage.decode(self.vae, latents, small)
+        pixels = first_stage.decode(self.vae, latents, wrap, small)
         if self.dtype == torch.float32 or bool(torch.isfinite(pixels).all()):
             return self.finite(pixels, "vae"), False
         with first_stage.widened(self.vae):
-            return self.finite(first_stage.decode(self.vae, latents, small), "vae"), True
+            return self.finite(first_stage.decode(self.vae, latents, wrap, small), "vae"), True
 
     def _text_networks(self) -> dict[Slot, nn.Module]:
         towers = zip(self.card.towers, self.encoders.towers, strict=True)
@@ -227,7 +242,8 @@ def answer_together(asks: Sequence[Ask]) -> None:
     painter = asks[0].painter
     assert all(ask.painter is painter for ask in asks), "one network answers"
     questions = [question for ask in asks for question in ask.questions]
-    order = sorted(range(len(questions)), key=lambda index: questions[index].condition.length)
+    forms = list(dict.fromkeys(question.condition.form for question in questions))
+    order = sorted(range(len(questions)), key=lambda index: forms.index(questions[index].condition.form))
     answers = dict(zip(order, painter.ask([questions[index] for index in order]), strict=True))
     x0s = iter(answers[index] for index in range(len(questions)))
     for ask in asks:
@@ -249,9 +265,9 @@ def _tower(card: TowerCard) -> Tower:
 
 
 def _calls(conditions: Sequence[Condition], most: int) -> Iterator[slice]:
-    """The rows in slices of at most `most`, each of prompts of one length, which alone can be stacked."""
+    """The rows in slices of at most `most`, each of conditions of one form, which alone can be stacked."""
     first = 0
-    for _, rows in groupby(condition.length for condition in conditions):
+    for _, rows in groupby(condition.form for condition in conditions):
         end = first + len(list(rows))
         yield from (slice(start, min(start + most, end)) for start in range(first, end, most))
         first = end

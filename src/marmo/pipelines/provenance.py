@@ -3,22 +3,36 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
-from marmo.files.record import REFINER, Record
-from marmo.pipelines.card import Card
+from marmo.files.names import model_name
+from marmo.files.record import REFINER, UPSCALER, Record
+from marmo.pipelines.card import Card, LatentCard, UpscalerCard
 from marmo.request import ImageRequest
 from marmo.version import VERSION
 
 
 def records(
-    request: ImageRequest, cards: Sequence[Card], sigmas: Tensor, device: torch.device, dtype: torch.dtype
+    request: ImageRequest,
+    cards: Sequence[Card],
+    sigmas: Sequence[float],
+    device: torch.device,
+    dtype: torch.dtype,
+    upscaler: UpscalerCard | None = None,
 ) -> tuple[Record, ...]:
-    """One record for each picture of a resolved request, which these models painted: the first, and its refiner."""
+    """One record for each picture of a resolved request, which these models made.
+
+    Args:
+        cards: the model, and its refiner if that has painted.
+        sigmas: the noise levels of the first pass and, after it, of the second.
+        upscaler: the model that enlarged between two passes.
+    """
     names = [card.name for card in cards]  # where they lie is nobody's business
     refiner = request.refiner.model_copy(update={"model": names[1]}) if names[1:] else request.refiner
-    request = request.model_copy(update={"model": names[0], "refiner": refiner})
-    weights = weight_hashes(cards)
+    hires = request.hires.model_copy(update={"model": upscaler.name}) if upscaler else request.hires
+    vae = model_name(cards[0].vae_path) if isinstance(cards[0], LatentCard) else None
+    models = {"model": names[0], "refiner": refiner, "hires": hires, "vae": vae}
+    request = request.model_copy(update=models)
+    weights = weight_hashes(cards, upscaler)
     return tuple(
         Record(
             marmo=VERSION,
@@ -28,13 +42,14 @@ def records(
             weights=weights,
             dtype=str(dtype).removeprefix("torch."),
             device=device.type,
-            sigmas=tuple(float(sigma) for sigma in sigmas),
+            sigmas=tuple(sigmas),
         )
         for image in range(request.num_images)
     )
 
 
-def weight_hashes(cards: Sequence[Card]) -> dict[str, str]:
-    """The sha256 of every weight file of a model and, after it, its refiner."""
+def weight_hashes(cards: Sequence[Card], upscaler: UpscalerCard | None = None) -> dict[str, str]:
+    """The sha256 of every weight file of a model and, after it, its refiner and its upscaler."""
     refiners = {REFINER + name: digest for card in cards[1:] for name, digest in card.hashes().items()}
-    return cards[0].hashes() | refiners
+    upscalers = {UPSCALER + name: digest for name, digest in upscaler.hashes().items()} if upscaler else {}
+    return cards[0].hashes() | refiners | upscalers

@@ -11,10 +11,12 @@ as `LatentDiffusion.stream` asks them; else the last bits of sums, because a lar
 import time
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from marmo.pipelines.painter import Ask, Decode, answer_together
 from marmo.serve import troubles
 from marmo.serve.contract import Failed, Report, Stopped, Task
+from marmo.serve.hands import Hands
 from marmo.serve.ladder import climb_down, rungs
 from marmo.serve.messages import Began, Ended, Kind, Operation, Tight
 from marmo.serve.pace import MOST
@@ -37,6 +39,7 @@ class Batch:
         crowded: Callable[[], bool] = lambda: False,
     ) -> None:
         self._stock, self._tell, self._crowded = stock, tell, crowded
+        self._hands = Hands()
         self._paintings: dict[str, Painting] = {}
         """By job; who has waited longest stands first."""
         self._limits: dict[Hashable, int] = {}
@@ -73,10 +76,10 @@ class Batch:
     def _open(self, painting: Painting) -> None:
         self._served(painting)
         with self._timed("opening", painting):
-            opened = self._try(painting, lambda: painting.open(self._stock))
+            opened = self._try(painting, lambda: self._hands.do(lambda: painting.open(self._stock)))
         if opened:
             with self._timed("encoding", painting):
-                self._try(painting, painting.advance)
+                self._advance(painting)
 
     def _decode(self, painting: Painting) -> None:
         self._served(painting)
@@ -88,7 +91,7 @@ class Batch:
         with self._timed("step", *group):
             if len(group) > 1 and self._together(group):
                 for painting in group:
-                    self._try(painting, painting.advance)
+                    self._advance(painting)
             else:
                 for painting in group:
                     self._alone(painting)
@@ -105,40 +108,49 @@ class Batch:
 
     def _together(self, group: Sequence[Painting]) -> bool:
         """Answer a group in one go; whether that went well.  Why not shows when each is answered alone."""
+        asks = [painting.work for painting in group if isinstance(painting.work, Ask)]
         try:
-            answer_together([painting.work for painting in group if isinstance(painting.work, Ask)])
+            self._hands.do(lambda: answer_together(asks))
+            return True
         except Exception as error:
             troubles.check_device(error)
-            if troubles.is_out_of_memory(error):
-                rows = sum(map(_rows, group))
-                self._limits[_form(group[0])] = rows // 2
-                self._tell(Tight(group[0].batch, rows))
-                self._relieve()
-            return False
-        return True
+            is_tight = troubles.is_out_of_memory(error)
+        if is_tight:
+            rows = sum(map(_rows, group))
+            self._limits[_form(group[0])] = rows // 2
+            self._tell(Tight(group[0].batch, rows))
+            self._relieve()  # not before: the error holds what the call had in memory
+        return False
 
     def _alone(self, painting: Painting) -> None:
         work = painting.work
         assert work is not None, "it waits for an answer"
-        if self._try(painting, lambda: climb_down(rungs(work), self._relieve), last=True):
-            self._try(painting, painting.advance)
+        ways = [partial(self._hands.do, rung) for rung in rungs(work)]
+        if self._try(painting, lambda: climb_down(ways, self._relieve), last=True):
+            self._advance(painting)
+
+    def _advance(self, painting: Painting) -> bool:
+        return self._try(painting, lambda: self._hands.do(painting.advance))
 
     def _try(self, painting: Painting, action: Callable[[], None], last: bool = False) -> bool:
         """Whether an action for one task went well.  Out of memory is tried once more from the task's beginning, unless
         it was the last that could be done."""
         try:
             action()
+            if painting.ended:
+                del self._paintings[painting.task.job]
+            return True
         except Exception as error:
             troubles.check_device(error)
-            if troubles.is_out_of_memory(error) and not last and not painting.begun_again:
-                self._relieve()
-                painting.begin_again()
-            else:
+            is_tight = troubles.is_out_of_memory(error)
+            again = is_tight and not last and not painting.begun_again
+            if not again:
                 self._fail(painting, error)
-            return False
-        if painting.ended:
-            del self._paintings[painting.task.job]
-        return True
+        if is_tight:
+            self._relieve()
+        if again:
+            painting.begin_again()
+        return False
 
     def _fail(self, painting: Painting, error: Exception) -> None:
         task, code = painting.task, troubles.code_of(error)
@@ -153,6 +165,7 @@ class Batch:
         self._tell(Stopped(painting.task.job, painting.task.attempt, cancelled))
 
     def _relieve(self) -> None:
+        self._hands.renew()
         self._stock.relieve([painting.model for painting in self._paintings.values() if painting.model is not None])
 
     def _served(self, *paintings: Painting) -> None:

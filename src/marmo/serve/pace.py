@@ -27,8 +27,10 @@ RETRY = 512
 
 def batch_key(request: ImageRequest) -> str:
     """The same for resolved requests whose questions one call of the network can answer."""
-    reading = f"{request.prediction} {request.zero_snr}"
-    return f"{request.model} {request.refiner.model} {reading} {request.width}x{request.height}"
+    hires = request.hires
+    models = f"{request.model} {request.refiner.model} {request.vae} {hires.model}"
+    sizes = f"{request.width}x{request.height} {hires.scale} {hires.width}x{hires.height}"
+    return f"{models} {request.prediction} {request.zero_snr} {sizes}"
 
 
 def num_rows(request: ImageRequest) -> int:
@@ -46,8 +48,8 @@ class Patience:
     floor: float = 30.0
     """at least this, in seconds."""
     first: float = 1800.0
-    """For what was never measured, and for what has no like: one task opens a model that is there, the next reads it from
-    a slow disk; one has a text to encode, the next a large picture."""
+    """For what was never measured, and for what has no like: one task opens a model that is there, the next reads it
+    from a slow disk; one has a text to encode, the next a large picture."""
 
 
 USUAL = Patience()

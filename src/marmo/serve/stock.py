@@ -38,8 +38,15 @@ class Reading(NamedTuple):
 
     model: str
     refiner: str | None
+    vae: str | None
+    upscaler: str | None
     prediction: Prediction | None
     zero_snr: bool | None
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Of all models."""
+        return tuple(filter(None, self[:4]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,18 +99,23 @@ class Stock:
         model = self._open(reading)
         size = num_bytes(model)
         self._models.shrink(max(0, self._models.limit - size))
-        with self._blaming(*filter(None, (reading.model, reading.refiner))):
+        with self._blaming(*reading.ids):
             stamp = _stamp(model)  # before the weights are read: what changes meanwhile is read again
             model.load()
         self._models.put(reading, Opened(model, stamp), size)
         return model
 
     def painted(self, request: ImageRequest) -> ImageRequest:
-        """The request in the model's own words: without ids."""
-        refiner = request.refiner
-        if refiner.model is not None:
-            refiner = refiner.model_copy(update={"model": self._path(refiner.model).name})
-        return request.model_copy(update={"model": None, "refiner": refiner})
+        """The request with paths for ids, as the models were opened with."""
+        refiner, hires = request.refiner, request.hires
+        return request.model_copy(
+            update={
+                "model": None,
+                "refiner": refiner.model_copy(update={"model": self._place(refiner.model)}),
+                "vae": self._place(request.vae),
+                "hires": hires.model_copy(update={"model": self._place(hires.model)}),
+            }
+        )
 
     def relieve(self, in_use: Collection[LatentDiffusion]) -> None:
         """Let go of all that these models do not need."""
@@ -113,16 +125,17 @@ class Stock:
             torch.cuda.empty_cache()
 
     def _open(self, reading: Reading) -> LatentDiffusion:
-        named = {id: self._path(id) for id in (reading.model, reading.refiner) if id is not None}
-        with self._blaming(*named):
+        with self._blaming(*reading.ids):
             model = catalog.open_model(
-                named[reading.model],
+                self._path(reading.model),
                 self._device,
                 self._dtype,
                 self._preview,
                 prediction=reading.prediction,
                 zero_snr=reading.zero_snr,
-                refiner=None if reading.refiner is None else named[reading.refiner],
+                refiner=self._optional(reading.refiner),
+                vae=self._optional(reading.vae),
+                upscaler=self._optional(reading.upscaler),
             )
         for painter in model.painters:
             painter.remember = partial(self._remember, next(self._serial))
@@ -132,6 +145,12 @@ class Stock:
         if id not in self._paths:
             raise Unusable(f"there is no model {id} here")
         return self._paths[id]
+
+    def _optional(self, id: str | None) -> Path | None:
+        return None if id is None else self._path(id)
+
+    def _place(self, id: str | None) -> str | None:
+        return None if id is None else str(self._path(id))
 
     @contextmanager
     def _blaming(self, *ids: str) -> Generator[None]:
@@ -162,10 +181,10 @@ def without_paths(text: str, paths: Mapping[str, Path]) -> str:
 
 def num_bytes(model: LatentDiffusion) -> int:
     """What the weights take when they are loaded."""
-    weights = (
-        weight for painter in model.painters for network in painter.networks.values() for weight in network.parameters()
-    )
-    return sum(weight.numel() for weight in weights) * model.dtype.itemsize
+    networks = [network for painter in model.painters for network in painter.networks.values()]
+    if model.upscaler is not None:
+        networks.append(model.upscaler.network)
+    return sum(weight.numel() for network in networks for weight in network.parameters()) * model.dtype.itemsize
 
 
 def half_of_memory(device: torch.device) -> int:
@@ -178,16 +197,19 @@ def half_of_memory(device: torch.device) -> int:
 
 def _reading(request: ImageRequest) -> Reading:
     assert request.model is not None, "the request is not resolved"
-    return Reading(request.model, request.refiner.model, request.prediction, request.zero_snr)
+    upscaler = request.hires.model
+    return Reading(request.model, request.refiner.model, request.vae, upscaler, request.prediction, request.zero_snr)
 
 
 def _stamp(model: LatentDiffusion) -> tuple[tuple[int, int], ...] | None:
-    """Size and time of every weight file; nothing where one is gone, as long as what is loaded can go on."""
+    """Size and time of every weight file; nothing where one is gone."""
+    files = [path for painter in model.painters for path in (*painter.card.files, *painter.card.vae_files)]
+    if model.upscaler is not None:
+        files += model.upscaler.card.files
     try:
-        files = [path.stat() for painter in model.painters for path in painter.card.files]
+        return tuple((status.st_size, status.st_mtime_ns) for status in (path.stat() for path in files))
     except OSError:
         return None
-    return tuple((status.st_size, status.st_mtime_ns) for status in files)
 
 
 def _offer(id: str, path: Path) -> Model:

@@ -18,6 +18,7 @@ NO_MEMORY = (
     "out of memory",
     "bad_alloc",
     "could not create a memory",
+    "could not create a primitive",  # so says oneDNN when there is no room for its code
     "ALLOC_FAILED",
 )
 """What torch's own RuntimeError says when an allocator or a library below it finds no memory."""

@@ -85,7 +85,11 @@ def main() -> None:
     outbox, inbox = Outbox(target, FROM_WORKER), SimpleQueue[object]()
     Thread(target=_read, args=(source, inbox), name="inbox", daemon=True).start()
     try:
-        Worker(Batch(_stock(setup, outbox), outbox.put, outbox.is_crowded), inbox, outbox).run()
+        stock = _stock(setup, outbox)
+    except ValueError as error:
+        sys.exit(f"marmo worker: {error}")
+    try:
+        Worker(Batch(stock, outbox.put, outbox.is_crowded), inbox, outbox).run()
     except troubles.Lost as error:
         print(f"marmo worker: {error}", file=sys.stderr)
         outbox.close(GOODBYE)

@@ -37,12 +37,12 @@ class Change:
     is_share: bool
     """Whether `when` counts in all steps rather than in one"""
 
-    def at(self, step: int, total: int) -> Pieces:
-        return self.before if step <= self.last(total) else self.after
+    def at(self, step: int, total: int, past: int) -> Pieces:
+        return self.before if step <= self.last(total, past) else self.after
 
-    def last(self, total: int) -> int:
+    def last(self, total: int, past: int) -> int:
         """The last step of `before`."""
-        return min(total, int(self.when * total if self.is_share else self.when))
+        return min(total, int((self.when - (past > 0)) * total if self.is_share else self.when - past))
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,19 +51,22 @@ class Turns:
 
     options: Sequence[Pieces]
 
-    def at(self, step: int, total: int) -> Pieces:
+    def at(self, step: int, total: int, past: int) -> Pieces:
         return self.options[(step - 1) % len(self.options)]
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A text that may say something else at every step."""
+    """A text that may say something else at every step.
+
+    Of a second pass, `past` are the steps of the first: there numbers of steps go on behind these, shares from 1 to 2.
+    """
 
     pieces: Pieces
     changes: Sequence[Change] = ()
     has_turns: bool = False
 
-    def at(self, step: int, total: int) -> str:
+    def at(self, step: int, total: int, past: int = 0) -> str:
         """What it says at a step, which counts from 1 to `total`."""
         words: list[str] = []
         open_pieces = [iter(self.pieces)]
@@ -74,16 +77,16 @@ class Plan:
                 case str() as text:
                     words.append(text)
                 case Change() | Turns() as choice:
-                    open_pieces.append(iter(choice.at(step, total)))
+                    open_pieces.append(iter(choice.at(step, total, past)))
                 case group:
                     open_pieces.append(iter(group))
         return "".join(words)
 
-    def ends(self, total: int) -> list[int]:
+    def ends(self, total: int, past: int = 0) -> list[int]:
         """The last step of every span that says one thing; of every single step where options take turns."""
         if self.has_turns:
             return list(range(1, total + 1))
-        lasts = {change.last(total) for change in self.changes}
+        lasts = {change.last(total, past) for change in self.changes}
         return sorted({total, *(last for last in lasts if last >= 1)})
 
 

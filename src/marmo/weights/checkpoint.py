@@ -17,7 +17,7 @@ from marmo.weights import markers
 from marmo.weights.folders import Opener, open_part, part_files
 from marmo.weights.forms import Form, Json, Network, NetworkConfig, expected, recognise
 from marmo.weights.keymap import to_ours
-from marmo.weights.kinds import SD1, SD2, SDXL, SDXL_REFINER, Kind, Place, Slot, kind_of_names
+from marmo.weights.kinds import SD1, SD2, SD_X4, SDXL, SDXL_REFINER, Kind, Place, Slot, kind_of_names
 from marmo.weights.maps.compvis import LEFTOVERS
 from marmo.weights.quantize import expanded
 from marmo.weights.store import MAX_HEADER, Tensors, open_file, select
@@ -182,7 +182,9 @@ def _kind_of_folder(path: Path) -> Kind:
     first, second = (path / SDXL.places[slot].folder for slot in ("text", "text2"))
     if second.is_dir():
         return SDXL if first.is_dir() else SDXL_REFINER
-    config = first / "config.json"
+    config, unet = first / "config.json", path / "unet" / "config.json"
+    if unet.is_file() and _read_json(unet).get("num_class_embeds") is not None:
+        return SD_X4
     return SD2 if config.is_file() and _read_json(config).get("hidden_act") == "gelu" else SD1
 
 

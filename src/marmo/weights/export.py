@@ -20,7 +20,7 @@ from marmo.weights.checkpoint import METADATA_FILE, Checkpoint, Part
 from marmo.weights.folders import write_sharded
 from marmo.weights.forms import Family, Json, Network, NetworkConfig, expected, written
 from marmo.weights.keymap import Constant, to_theirs
-from marmo.weights.kinds import PIPELINES, SDXL, Kind, Slot, task_of
+from marmo.weights.kinds import PIPELINES, SD_X4, SDXL, UPSCALER_LEVELS, Kind, Slot, task_of
 from marmo.weights.quantize import quantized
 from marmo.weights.store import Tensors, cast, from_state, join, only, prefixed, write
 
@@ -98,6 +98,9 @@ def write_folder(
     if metadata:
         _write_json(folder / METADATA_FILE, metadata, sort=False)
     _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    if kind is SD_X4:
+        small = {"_class_name": "DDPMScheduler", "beta_schedule": "scaled_linear", **UPSCALER_LEVELS}
+        _write_json(folder / "low_res_scheduler" / "scheduler_config.json", {**small, "num_train_timesteps": 1000})
     _write_json(folder / "model_index.json", _index(checkpoint, kind, scheduler))  # last: without it none is finished
 
 
@@ -148,7 +151,11 @@ def _pipeline(checkpoint: Checkpoint, kind: Kind) -> Json:
     task = task_of(unet, vae)
     if task == "paint":
         return {}
-    usual = str(kind.index["_class_name"]).removesuffix("Img2ImgPipeline").removesuffix("Pipeline")
+    usual = (
+        str(kind.index.get("_class_name", "StableDiffusionPipeline"))
+        .removesuffix("Img2ImgPipeline")
+        .removesuffix("Pipeline")
+    )
     version = {"_diffusers_version": INPAINT_VERSION} if task == "inpaint" else {}
     return {"_class_name": usual + PIPELINES[task], **version}
 
@@ -184,7 +191,8 @@ def _names(checkpoint: Checkpoint, slot: Slot) -> Family:
     """Whose names a network has in a single file."""
     if checkpoint.kind is not None:
         return checkpoint.kind.places[slot].names
-    return "openclip" if checkpoint.parts[slot].form.family == "openclip" else "original"
+    family = checkpoint.parts[slot].form.family
+    return "original" if family == "diffusers" else family
 
 
 def _fillers(checkpoint: Checkpoint, slot: Slot) -> list[str]:

@@ -1,12 +1,17 @@
 """The sha256 of weight files, remembered from run to run: a file is hashed again only when its size or time changes."""
 
+import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 from marmo.files.atomic import atomic_write
 from marmo.weights.store import sha256
+
+SAMPLES = 8
+SAMPLE_BYTES = 1 << 12
 
 
 def file_hash(path: Path) -> str:
@@ -16,6 +21,33 @@ def file_hash(path: Path) -> str:
         known[stamp] = sha256(path)
         _write(known)
     return known[stamp]
+
+
+def sample_hash(paths: Sequence[Path]) -> str:
+    """A hash of the files' sizes and of some of their bytes, in hex: quick, and other weights give another one.
+
+    It tells files apart that nobody forged; to be sure of what they hold, take their `file_hash`.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        size = path.stat().st_size
+        digest.update(size.to_bytes(8, "little"))
+        with path.open("rb") as file:
+            for sample in range(SAMPLES + 1):
+                file.seek(max(size - SAMPLE_BYTES, 0) * sample // SAMPLES)
+                digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def weights_hash(paths: Sequence[Path]) -> str:
+    """The sha256 of a model's weights: that of its file, or of the list of its files' hashes where it has several."""
+    hashes = [file_hash(path) for path in paths]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def known_hash(path: Path) -> str | None:
+    """The file's sha256, if it was taken before."""
+    return _read().get(_stamp(path))
 
 
 def find_files(digest: str) -> list[Path]:

@@ -15,21 +15,31 @@ from marmo.models.clip import Clip, ClipConfig
 from marmo.models.clip_text import ClipText, ClipTextConfig
 from marmo.models.dinov2 import DinoV2, DinoV2Config
 from marmo.models.inception import Inception, InceptionConfig
+from marmo.models.rrdb import RRDB, RRDBConfig
+from marmo.models.srvgg import SRVGG, SRVGGConfig
 from marmo.models.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from marmo.models.unet import UNet, UNetConfig
 from marmo.models.vae import VAE, VAEConfig
 from marmo.nn.blueprint import blueprint
 from marmo.weights.keymap import Rule, shapes
-from marmo.weights.maps import clip, clip_config, dinov2, inception, tiny_decoder, unet, vae
+from marmo.weights.maps import clip, clip_config, dinov2, inception, rrdb, srvgg, tiny_decoder, unet, vae
 from marmo.weights.store import TensorInfo
 
-Network = Literal["text", "unet", "vae", "clip", "tiny_decoder", "inception", "dinov2"]
+Network = Literal["text", "unet", "vae", "clip", "tiny_decoder", "inception", "dinov2", "rrdb", "srvgg"]
 NetworkConfig = (
-    ClipTextConfig | UNetConfig | VAEConfig | ClipConfig | TinyDecoderConfig | InceptionConfig | DinoV2Config
+    ClipTextConfig
+    | UNetConfig
+    | VAEConfig
+    | ClipConfig
+    | TinyDecoderConfig
+    | InceptionConfig
+    | DinoV2Config
+    | RRDBConfig
+    | SRVGGConfig
 )
-Family = Literal["original", "openclip", "diffusers"]
-"""Whose names: those of the network's authors, in single files; OpenCLIP's, for the text encoders in some of these; or
-those of diffusers and transformers, in folders."""
+Family = Literal["original", "openclip", "numbered", "diffusers"]
+"""Whose names: those of the network's authors, in single files; OpenCLIP's, for the text encoders in some of these; the
+numbers of ESRGAN's first programs; or those of diffusers and transformers, in folders."""
 
 Infos = Mapping[str, TensorInfo]
 Json = Mapping[str, object]
@@ -166,6 +176,27 @@ FORMS = (
         from_json=dinov2.config_from_json,
         to_json=dinov2.config_to_json,
     ),
+    Form(
+        network="rrdb",
+        family="original",
+        marks=("body.0.rdb1.conv1.weight", "RRDB_trunk.0.RDB1.conv1.weight"),
+        rules=rrdb.real,
+        config=rrdb.config_from_real,
+    ),
+    Form(
+        network="rrdb",
+        family="numbered",
+        marks=("model.1.sub.0.RDB1.conv1.0.weight",),
+        rules=rrdb.numbered,
+        config=rrdb.config_from_numbered,
+    ),
+    Form(
+        network="srvgg",
+        family="original",
+        marks=("body.0.weight",),
+        rules=srvgg.real,
+        config=srvgg.config_from_real,
+    ),
 )
 
 
@@ -205,3 +236,7 @@ def _make(config: NetworkConfig) -> nn.Module:
             return Inception(config)
         case DinoV2Config():
             return DinoV2(config)
+        case RRDBConfig():
+            return RRDB(config)
+        case SRVGGConfig():
+            return SRVGG(config)

@@ -175,6 +175,13 @@ def to_theirs(rules: Sequence[Rule], ours: Tensors) -> Tensors:
     return _view(entries, ours.metadata)
 
 
+def their_name(rules: Sequence[Rule], name: str) -> str:
+    """What one of our tensors is called there."""
+    rule = _longest({prefix: rule for rule in rules for prefix in rule.ours}, name)
+    assert rule is not None, f"no rule for our own tensor {name}"
+    return rule.theirs + name.removeprefix(rule.name) if isinstance(rule, Rename) else rule.theirs
+
+
 def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a module's weights; the module may lie on the meta device."""
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}

@@ -17,13 +17,14 @@ Slot = Network | Literal["text2"]
 """What a network is to its model.  `text2` is SDXL's second text encoder, which is the only one of its refiner."""
 
 
-Task = Literal["paint", "inpaint", "edit"]
+Task = Literal["paint", "inpaint", "edit", "upscale"]
 """From words alone; what a mask marks (beside the latents a mask and the masked picture's latents); a whole picture as
-it is told to (beside them the picture's latents, Brooks et al. 2023)."""
+it is told to (beside them the picture's latents, Brooks et al. 2023); a larger one (beside them the small picture)."""
 PIPELINES: Mapping[Task, str] = {
     "paint": "Pipeline",
     "inpaint": "InpaintPipeline",
     "edit": "InstructPix2PixPipeline",
+    "upscale": "UpscalePipeline",
 }
 """How the names of diffusers' pipelines for them end."""
 
@@ -34,6 +35,7 @@ def task_of(unet: UNetConfig, vae: VAEConfig) -> Task:
         vae.latent_channels: "paint",
         2 * vae.latent_channels + 1: "inpaint",
         2 * vae.latent_channels: "edit",
+        vae.latent_channels + 3: "upscale",
     }
     if unet.in_channels not in tasks or unet.out_channels != vae.latent_channels:
         raise ValueError(
@@ -225,7 +227,20 @@ SDXL_REFINER = replace(
     },
 )
 
-KINDS = (SDXL, SDXL_REFINER, SD2_TURBO, SD2, SD1)
+UPSCALER_LEVELS = {"beta_start": 0.0001, "beta_end": 0.02}
+SD_X4 = replace(
+    SD2,
+    name="sd-x4",
+    title="Stable Diffusion's x4 upscaler",
+    marks=("model.diffusion_model.label_emb.weight",),
+    latent_scale=0.08333,
+    v_side=None,
+    index={"low_res_scheduler": ["diffusers", "DDPMScheduler"], "max_noise_level": 350},
+    scheduler={**SD2.scheduler, **UPSCALER_LEVELS, "prediction_type": "v_prediction"},
+)
+"""x4-upscaling.yaml (Stability-AI/stablediffusion)."""
+
+KINDS = (SDXL, SDXL_REFINER, SD2_TURBO, SD_X4, SD2, SD1)
 
 
 def kind_of_names(names: Container[str]) -> Kind:

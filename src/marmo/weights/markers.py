@@ -17,6 +17,7 @@ from torch import Tensor
 from marmo.diffusion.noise import STABLE_DIFFUSION
 from marmo.models.unet import UNetConfig
 from marmo.weights.forms import Json
+from marmo.weights.kinds import UPSCALER_LEVELS
 from marmo.weights.store import Tensors
 
 V_PRED, ZTSNR = "v_pred", "ztsnr"
@@ -54,6 +55,8 @@ def marks(wanted: Json, believed: Json) -> dict[str, Tensor]:
 
 
 def _prediction(file: Tensors, unet: UNetConfig, tensors: Tensors) -> dict[str, object]:
+    if unet.num_labels:  # of the x4 upscaler there is one kind
+        return {"prediction_type": "v_prediction", **UPSCALER_LEVELS}
     spec = _PREDICTIONS.get(file.metadata.get(SPEC, "").lower())
     if V_PRED in file.infos:
         return {"prediction_type": "v_prediction"}

@@ -25,6 +25,7 @@ LEFTOVERS: tuple[Drop, ...] = (
     Drop("denoiser.sigmas", "the noise levels as a table in SDXL's training, which is computed"),
     Drop("lvlb_weights", "the weights of the variational bound, which only training uses"),
     Drop("logvar", "the learned weights of the loss, which only training uses"),
+    Drop("low_scale_model", "the noise levels of an upscaler's small picture, which are computed"),
     Drop("scale_factor", "the scale of the latents, which the autoencoder's config holds"),
     Drop("model_ema", "the moving average of the U-Net's weights; the file's own U-Net is the one that is used"),
 )

@@ -54,6 +54,14 @@ class Options:
             raise self._refusal(name, f"one whole number or {num_levels}")
         return numbers
 
+    def flags(self, name: str, num_levels: int) -> tuple[bool, ...]:
+        """Yes or no for each level; one answer stands for all of them."""
+        value = self.values[name]
+        answers = (value,) * num_levels if isinstance(value, bool) else value
+        if not _is_list(answers) or len(answers) != num_levels or not all(isinstance(one, bool) for one in answers):
+            raise self._refusal(name, f"true, false or a list of {num_levels} of them")
+        return tuple(one is True for one in answers)
+
     def words(self, name: str, allowed: tuple[str, ...]) -> tuple[str, ...]:
         """A list of allowed words, one for each level."""
         words = self.values[name]

@@ -58,6 +58,8 @@ _TRANSFORMER_BLOCK = {
     "ff.net.2": "feed_forward.proj_out",
 }
 
+_LABELS = "label_emb.weight"
+
 # Our options as diffusers names them, with the values that UNet2DConditionModel takes where a config.json has none.
 _EXPRESSED: Mapping[str, object] = {
     "in_channels": 4,
@@ -71,6 +73,8 @@ _EXPRESSED: Mapping[str, object] = {
     "addition_embed_type": None,
     "addition_time_embed_dim": None,
     "projection_class_embeddings_input_dim": None,
+    "num_class_embeds": None,
+    "only_cross_attention": False,
     "down_block_types": (*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"),
     "up_block_types": ("UpBlock2D", *["CrossAttnUpBlock2D"] * 3),
 }
@@ -108,6 +112,7 @@ def compvis(config: UNetConfig) -> list[Rule]:
     return [
         *(Rename(theirs, ours) for theirs, ours in _COMPVIS_ENDS.items()),
         *(renames("label_emb.0", "vector", _COMPVIS_VECTOR) if config.vector_width else []),
+        *([Rename("label_emb", "vector.table")] if config.num_labels else []),
         *_compvis_down(config),
         *renames("middle_block.0", "mid.res1", _COMPVIS_RES),
         *_transformer("middle_block.1", "mid.transformer", config.mid_depth, _axes(config)),
@@ -121,6 +126,7 @@ def diffusers(config: UNetConfig) -> list[Rule]:
     return [
         *(Rename(theirs, ours) for theirs, ours in _DIFFUSERS_ENDS.items()),
         *(renames("add_embedding", "vector", _DIFFUSERS_VECTOR) if config.vector_width else []),
+        *([Rename("class_embedding", "vector.table")] if config.num_labels else []),
         *_diffusers_down(config),
         *renames("mid_block.resnets.0", "mid.res1", _DIFFUSERS_RES),
         *_transformer("mid_block.attentions.0", "mid.transformer", config.mid_depth, _axes(config)),
@@ -148,6 +154,8 @@ def config_from_compvis(infos: Infos) -> UNetConfig:
         num_groups=32,  # `GroupNorm32` in CompVis's code
         mid_depth=count(infos, "middle_block.1.transformer_blocks.", MOST_BLOCKS),
         vector_width=size(infos, "label_emb.0.0.weight", 1) if "label_emb.0.0.weight" in infos else 0,
+        num_labels=size(infos, _LABELS, 0) if _LABELS in infos else 0,
+        prompt_alone=_prompt_alone(infos, firsts, channels),
     )
     return _checked(config)
 
@@ -170,6 +178,8 @@ def config_from_json(obj: Mapping[str, object]) -> UNetConfig:
         num_groups=options.whole("norm_num_groups"),
         mid_depth=blocks[-1],
         vector_width=_vector_width(options),
+        num_labels=0 if options.values["num_class_embeds"] is None else options.whole("num_class_embeds"),
+        prompt_alone=_if_any(options.flags("only_cross_attention", len(attends))),
     )
     return _checked(config)
 
@@ -196,6 +206,8 @@ def config_to_json(config: UNetConfig, sample_size: int = 64) -> dict[str, objec
         "up_block_types": list(_up_types(attends)),
         "use_linear_projection": _axes(config) == 2,
         **(_vector_to_json(config) if config.vector_width else {}),
+        **({"num_class_embeds": config.num_labels} if config.num_labels else {}),
+        **({"only_cross_attention": list(config.prompt_alone)} if any(config.prompt_alone) else {}),
     }
 
 
@@ -301,14 +313,30 @@ def _has_narrow_heads(infos: Infos, context_width: int) -> bool:
     `num_head_channels: 64` and matrices (v2-inference.yaml in Stability-AI/stablediffusion, sd_xl_base.yaml in
     Stability-AI/generative-models).
     """
+    if _LABELS in infos:  # the x4 upscaler has 8 (x4-upscaling.yaml in Stability-AI/stablediffusion)
+        return False
     projection = infos.get("middle_block.1.proj_in.weight")
     return context_width in (1024, 2048) or (projection is not None and len(projection.shape) == 2)
 
 
 def _axes(config: UNetConfig) -> int:
-    """Of the projections' weights: matrices came together with heads of 64 channels."""
+    """Of the projections' weights: matrices came together with heads of 64 channels, and with labels."""
+    if config.num_labels:
+        return 2
     attending = [level for level, depth in enumerate((*config.depths[:-1], config.mid_depth)) if depth]
     return 2 if all(config.channels[level] == 64 * config.num_heads[level] for level in attending) else 4
+
+
+def _prompt_alone(infos: Infos, firsts: list[int], channels: tuple[int, ...]) -> tuple[bool, ...]:
+    """Levels whose first attention reads what is as wide as the prompt and not as the level."""
+    keys = [infos.get(f"input_blocks.{block}.1.transformer_blocks.0.attn1.to_k.weight") for block in firsts]
+    if _LABELS not in infos:
+        return ()
+    return _if_any(tuple(key is None or key.shape[-1] != width for key, width in zip(keys, channels, strict=True)))
+
+
+def _if_any(answers: tuple[bool, ...]) -> tuple[bool, ...]:
+    return answers if any(answers) else ()
 
 
 def _blocks(config: UNetConfig) -> tuple[int, ...]:

@@ -1,0 +1,213 @@
+"""From a checkpoint to a card: how the models of each kind read prompts, and whether the networks fit one another."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from marmo.diffusion.denoiser import Target
+from marmo.models.clip_text import ClipTextConfig
+from marmo.models.rrdb import RRDBConfig
+from marmo.models.srvgg import SRVGGConfig
+from marmo.models.unet import CODE_WIDTH, UNetConfig
+from marmo.models.vae import VAEConfig
+from marmo.pipelines.card import LatentCard, ToldKind, TowerCard, UpscalerCard
+from marmo.request import Defaults, ImageRequest, explain
+from marmo.text.bpe import ClipTokenizer, clip_tokenizer
+from marmo.weights.checkpoint import Checkpoint
+from marmo.weights.kinds import Slot, Task, task_of
+from marmo.weights.licence import licence_of
+from marmo.weights.maps.scheduler import betas_from_json, target_from_json
+
+DEFAULTS_KEY = "marmo.defaults"
+"""Where a single file's metadata may hold a model's own `Defaults`, as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """How the models of one kind read their prompts, and what they paint best."""
+
+    final_norm: bool
+    """Whether a text encoder's final norm follows the layer that is read."""
+    defaults: Defaults
+
+
+FAMILIES: Mapping[str, Family] = {
+    "sd1": Family(final_norm=True, defaults=Defaults()),
+    "sd2": Family(final_norm=True, defaults=Defaults(clip_skip=2)),
+    "sdxl": Family(final_norm=False, defaults=Defaults(clip_skip=2, empty_negative="zeros")),
+    "sd-x4": Family(final_norm=True, defaults=Defaults(clip_skip=2, guidance_scale=9.0)),
+    "sdxl-refiner": Family(final_norm=False, defaults=Defaults(clip_skip=2)),
+}
+"""By the name of the checkpoint's kind."""
+_TOLD: Mapping[int, ToldKind] = {0: "nothing", 6: "size", 5: "score"}
+"""How many numbers stand beside the pooled prompt -> what they are."""
+EDITING: Mapping[Task, Mapping[str, object]] = {
+    "paint": {"image_guidance_scale": None},
+    "inpaint": {"image_guidance_scale": None, "strength": 1.0},
+    "edit": {"image_guidance_scale": 1.5, "strength": None},
+    "upscale": {"image_guidance_scale": None, "strength": None},
+}
+"""What of a model's defaults its task decides."""
+
+
+def latent_card(checkpoint: Checkpoint) -> LatentCard:
+    """What the latent pipeline must know of a checkpoint that holds all of its networks."""
+    unet, vae = (_config(checkpoint, slot) for slot in ("unet", "vae"))
+    if checkpoint.kind is None or not isinstance(unet, UNetConfig) or not isinstance(vae, VAEConfig):
+        held = " and ".join(checkpoint.parts)
+        raise ValueError(f"{checkpoint.path} holds {held} alone; painting needs text, unet and vae")
+    family = FAMILIES[checkpoint.kind.name]
+    towers = tuple(_towers(checkpoint, family, pools=unet.vector_width > 0))
+    told = _told(checkpoint.path, unet, towers)
+    _check_fit(checkpoint.path, towers, unet, vae, _tokenizer(checkpoint))
+    target, betas = target_from_json(checkpoint.scheduler), betas_from_json(checkpoint.scheduler)
+    if target == "eps" and betas.zero_snr:
+        raise ValueError(
+            f"{checkpoint.path} was trained up to pure noise (zero terminal SNR), in which no eps can be seen; "
+            "say what it predicts, most likely with prediction v"
+        )
+    return LatentCard(
+        path=checkpoint.path,
+        files=checkpoint.files,
+        towers=towers,
+        unet=unet,
+        vae=vae,
+        weights={slot: part.tensors for slot, part in checkpoint.parts.items()},
+        told=told,
+        tokenizer=_tokenizer(checkpoint),
+        betas=betas,
+        target=target,
+        defaults=_defaults(checkpoint, family, target, betas.zero_snr, unet, vae),
+        licence=licence_of(checkpoint),
+    )
+
+
+def upscaler_card(checkpoint: Checkpoint) -> UpscalerCard | None:
+    """What the upscaling pipeline must know of a checkpoint that is one network of ESRGAN's kind; None of another."""
+    for part in checkpoint.parts.values():
+        if isinstance(part.config, RRDBConfig | SRVGGConfig):
+            return UpscalerCard(path=checkpoint.path, files=checkpoint.files, config=part.config, tensors=part.tensors)
+    return None
+
+
+def with_vae(card: LatentCard, other: Checkpoint) -> LatentCard:
+    """The same model with another autoencoder; `ValueError` for one whose latents are others.
+
+    The file of an autoencoder alone does not say by what its latents are scaled; the model does.
+    """
+    config = _config(other, "vae")
+    if not isinstance(config, VAEConfig):
+        raise ValueError(f"{other.path} holds {' and '.join(other.parts)} and no autoencoder")
+    if other.kind is None and not other.path.is_dir():
+        config = replace(config, latent_scale=card.vae.latent_scale)
+    mine, theirs = ((vae.latent_channels, vae.latent_scale, vae.factor) for vae in (card.vae, config))
+    if mine != theirs:
+        raise ValueError(
+            f"{other.path} is no autoencoder for {card.name}: its latents have {theirs[0]} channels times "
+            f"{theirs[1]:g} and a side of 1/{theirs[2]}, not {mine[0]} times {mine[1]:g} and 1/{mine[2]}"
+        )
+    return replace(
+        card,
+        vae=config,
+        weights={**card.weights, "vae": other.parts["vae"].tensors},
+        vae_path=other.path,
+        vae_files=other.files,
+    )
+
+
+def _config(checkpoint: Checkpoint, slot: Slot) -> object:
+    return checkpoint.parts[slot].config if slot in checkpoint.parts else None
+
+
+def _towers(checkpoint: Checkpoint, family: Family, pools: bool) -> Iterator[TowerCard]:
+    for slot, part in checkpoint.parts.items():
+        if isinstance(part.config, ClipTextConfig):
+            yield TowerCard(
+                slot=slot,
+                config=part.config,
+                pad=_pad(checkpoint, slot),
+                final_norm=family.final_norm,
+                pools=pools and part.config.embed_width is not None,
+            )
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Path | None:
+    """The folder's own tokenizer, which all its text encoders must share but for the padding."""
+    folders = list(checkpoint.tokenizers.values())
+    for other in folders[1:]:
+        first, second = (ClipTokenizer.from_folder(folder).backend.get_vocab() for folder in (folders[0], other))
+        if first != second:
+            raise ValueError(f"{folders[0]} and {other} know different words; they must be the same tokenizer")
+    return folders[0] if folders else None
+
+
+def _pad(checkpoint: Checkpoint, slot: Slot) -> int:
+    """The folder's own padding, else that of the kind."""
+    assert checkpoint.kind is not None
+    if slot not in checkpoint.tokenizers:
+        pad = checkpoint.kind.places[slot].pad
+        return clip_tokenizer().pad if pad is None else pad
+    return ClipTokenizer.from_folder(checkpoint.tokenizers[slot]).pad
+
+
+def _told(path: Path, unet: UNetConfig, towers: Sequence[TowerCard]) -> ToldKind:
+    """What the numbers in the U-Net's vector are, from how many they are."""
+    if unet.num_labels:
+        return "noise"
+    pooled = sum(tower.config.embed_width or 0 for tower in towers if tower.pools)
+    count, rest = divmod(unet.vector_width - pooled, CODE_WIDTH)
+    if rest or count not in _TOLD or (unet.vector_width and not pooled):
+        raise ValueError(
+            f"{path}: its unet is told a vector {unet.vector_width} wide, which is neither SDXL's nor its refiner's; "
+            "models that paint from other pictures' embeddings are not known"
+        )
+    return _TOLD[count]
+
+
+def _check_fit(
+    path: Path, towers: Sequence[TowerCard], unet: UNetConfig, vae: VAEConfig, tokenizer: Path | None
+) -> None:
+    """`ValueError` for networks that are each known and together are no text-to-image model."""
+    try:
+        task_of(unet, vae)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    width = sum(tower.config.width for tower in towers)
+    if unet.context_width != width:
+        raise ValueError(f"{path}: its unet reads texts {unet.context_width} wide, and its text encoder writes {width}")
+    words = (ClipTokenizer.from_folder(tokenizer) if tokenizer else clip_tokenizer()).vocab_size
+    for tower in towers:
+        if tower.config.vocab_size < words:
+            raise ValueError(
+                f"{path}: its text encoder knows {tower.config.vocab_size} tokens, and its tokenizer has {words}"
+            )
+
+
+def _defaults(
+    checkpoint: Checkpoint, family: Family, target: Target, zero_snr: bool, unet: UNetConfig, vae: VAEConfig
+) -> Defaults:
+    """The model's own defaults where its file carries them, else its family's; with what is a fact of the model."""
+    assert checkpoint.kind is not None
+    side = checkpoint.kind.side_for(checkpoint.scheduler.get("prediction_type"))
+    task = task_of(unet, vae)
+    own = family.defaults.model_copy(update={"width": side, "height": side, **EDITING[task]})
+    if zero_snr:
+        own = own.model_copy(update={"schedule": "trailing"})  # Karras' levels would all lie in the noise
+    facts: dict[str, object] = {"size_multiple": vae.factor, "prediction": target, "zero_snr": zero_snr}
+    if checkpoint.index.get("force_zeros_for_empty_prompt") is not None:
+        facts["empty_negative"] = "zeros" if checkpoint.index["force_zeros_for_empty_prompt"] else "encoded"
+    text = checkpoint.metadata.get(DEFAULTS_KEY)
+    if text is None:
+        return own.model_copy(update=facts)
+    try:
+        said = Defaults.model_validate_json(text)
+        if task != "edit":
+            facts["image_guidance_scale"] = None
+        defaults = own.model_copy(update={name: getattr(said, name) for name in said.model_fields_set} | facts)
+        ImageRequest.model_validate(defaults.values).resolve(defaults)  # a stranger's file may say anything
+    except ValueError as error:
+        reason = explain(error) if isinstance(error, ValidationError) else str(error)
+        raise ValueError(f"{checkpoint.path} carries defaults that cannot be used: {reason}") from None
+    return defaults

@@ -1,0 +1,133 @@
+"""The second pass: what was painted, enlarged and painted again from some noise on, where there is room for details.
+
+A1111's "hires. fix" (`sample_hr_pass` in `modules/processing.py`, version 1.10): the same seeds draw anew at the new
+size, and all steps of the pass are walked, over a schedule that is stretched so that they begin at its strength.
+
+Shapes: B pictures, C latent channels, H W height and width of the latents.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from marmo.diffusion import sources
+from marmo.nn.engine import Wrap
+from marmo.pipelines.beginning import Beginning
+from marmo.pipelines.card import LatentCard
+from marmo.pipelines.enlarge import RULES, enlarge_latents, enlarge_pixels
+from marmo.pipelines.painter import Decode, Painter, resolved
+from marmo.pipelines.tiling import wrap_of
+from marmo.pipelines.upscaler import Upscaler
+from marmo.request import Hires, ImageRequest
+
+MOST_STEPS = 1000
+"""Of a stretched schedule: the levels of a training."""
+
+
+def second_request(request: ImageRequest, multiple: int) -> ImageRequest:
+    """What a resolved request asks of its second pass: another size, and what is said otherwise for it."""
+    hires = request.hires
+    width, height = hires.size(resolved(request.width), resolved(request.height), multiple)
+    said = {"width": width, "height": height, "steps": hires.steps, "strength": hires.strength, "hires": Hires()}
+    words = {"prompt": hires.prompt, "negative_prompt": hires.negative_prompt}
+    return request.model_copy(update=said | {name: text for name, text in words.items() if text is not None})
+
+
+def stretched(steps: int, strength: float) -> int:
+    """How many steps a schedule has whose last `steps` begin at this strength."""
+    return max(min(int(steps / min(strength, 0.999)), MOST_STEPS), steps) if strength else steps
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One walk from noise to a picture."""
+
+    request: ImageRequest
+    """Resolved; the second pass's has its size, prompts, steps and strength."""
+    levels: Tensor
+    """The schedule from pure noise."""
+    sigmas: Tensor
+    """Its last part, which is walked."""
+    past: int
+    """Steps of the pass before."""
+    total: int
+    """Steps of all passes."""
+
+
+@dataclass(frozen=True)
+class Enlarging:
+    """From the first pass's latents to the second's.
+
+    Args:
+        upscaler: a network for it, loaded, if the request names one.
+    """
+
+    painter: Painter
+    walk: Pass
+    how: Hires
+    upscaler: Upscaler | None
+
+    @property
+    def is_all(self) -> bool:
+        """Whether pixels are enlarged and nothing is painted after that."""
+        return len(self.walk.sigmas) == 1 and not self.how.keeps_latents
+
+    def begin(self, latents: Tensor, source: sources.NoiseSource) -> Generator[Decode, None, Beginning]:
+        """Where the second walk begins, after a first to these latents.  B C H W -> B C of its size, float32."""
+        factor = self.painter.card.vae.factor
+        shape = latents.shape[1], self._height // factor, self._width // factor
+        noise = source.start(shape).to(latents.device) * self.walk.sigmas[0]  # the seeds' first draw, as in A1111
+        larger = yield from self._latents(latents, source, shape)
+        return Beginning(larger + noise)
+
+    def finish(self, pixels: Tensor) -> Tensor:
+        """Pixels of the second pass's size, of the first's where the second paints nothing.
+
+        B 3 H W in [-1, 1] -> B 3 and that size.
+        """
+        return self._enlarged(pixels, wrap_of(self.walk.request)) if self.is_all else pixels
+
+    def _latents(
+        self, latents: Tensor, source: sources.NoiseSource, shape: tuple[int, int, int]
+    ) -> Generator[Decode, None, Tensor]:
+        """Larger latents, through pixels where these are what is enlarged."""
+        rule, wrap = RULES.get(resolved(self.how.upscaler)), wrap_of(self.walk.request)
+        if rule is not None:
+            return enlarge_latents(latents, *shape[1:], rule, wrap)
+        draws = torch.split(source.normal(shape).to(latents.device), 1)
+        decoded = [Decode(self.painter, row, wrap) for row in torch.split(latents, 1)]
+        yield from decoded
+        pictures = (self._enlarged(resolved(one.pixels), wrap) for one in decoded)
+        moments = (self.painter.moments(picture, wrap) for picture in pictures)
+        return torch.cat([moment.sample(draw) for moment, draw in zip(moments, draws, strict=True)])
+
+    def _enlarged(self, pixels: Tensor, wrap: Wrap) -> Tensor:
+        if self.upscaler is not None and self.how.model is not None:
+            pixels = self.upscaler.enlarge(pixels, wrap)
+        return enlarge_pixels(pixels, self._height, self._width, wrap)
+
+    @property
+    def _height(self) -> int:
+        return resolved(self.walk.request.height)
+
+    @property
+    def _width(self) -> int:
+        return resolved(self.walk.request.width)
+
+
+def check_hires(request: ImageRequest, card: LatentCard, upscaler: Upscaler | None) -> None:
+    """`ValueError` for a second pass that this model cannot make, or not with the upscaler that is loaded."""
+    if request.hires.acts and (card.task != "paint" or request.is_partial):
+        raise ValueError(
+            "hires makes a whole picture larger; where a part is painted or a picture is edited, leave it out and "
+            "enlarge the result afterwards"
+        )
+    wanted = request.hires.model
+    if wanted is not None and (upscaler is None or Path(wanted).name != upscaler.card.name):
+        there = "none is loaded" if upscaler is None else f"{upscaler.card.name} is loaded"
+        raise ValueError(
+            f"the request is for the upscaler {wanted}, and {there}; load the model with upscaler {wanted}"
+        )
