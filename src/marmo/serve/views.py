@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from marmo.request import Defaults, ImageRequest, Schema
+from marmo.request import Defaults, ImageRequest
+from marmo.request_parts import Schema
 from marmo.serve.contract import Model
 from marmo.serve.job import Job, State, StoredImage
 

@@ -6,7 +6,8 @@ What a body leaves out is the model's default, not A1111's 512 x 512 and 50 step
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from marmo.request import Fill, ImageRequest
+from marmo.request import ImageRequest
+from marmo.request_parts import Fill
 from marmo.serve.contract import Model
 from marmo.serve.dialects.a1111_body import Img2Img, Painting, Txt2Img, check_off, check_scripts
 from marmo.serve.dialects.a1111_options import NOISE_SOURCES, Options, acting, clip_skip, for_model
