@@ -1,6 +1,7 @@
 """`marmo evaluate` as a user meets it: a model, anybody's pictures, wrong input, Ctrl-C."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,8 @@ from PIL import Image
 
 from marmo.cli import painter as painting
 from marmo.cli.main import main
+from marmo.data.scenes import scene
+from marmo.evaluate.look_alikes import SHOWN
 from marmo.evaluate.oracle import concept_names, write_oracle
 from marmo.evaluate.questions import Question, questions
 from marmo.models.oracle import RESIDUAL, Oracle
@@ -137,9 +140,27 @@ def test_pictures_of_anybody_are_judged_and_compared(
     told = json.loads(said.out)
     assert said.code == 0 and told["subject"] == "mine" and told["facts"]["pictures"] == "8"
     numbers = {row["metric"]: row for row in told["numbers"]}
+    assert 0 < numbers["CLIP score"]["value"] < 2.5, "Marmo's own CLIP, where none is given"
     assert numbers["FD"]["value"] == pytest.approx(0, abs=1e-6) and numbers["precision"]["value"] == 1
     assert (numbers["FD"]["pictures"], numbers["FD"]["space"]["network"]) == (9, "marmo-oracle")
     assert "in marmo-oracle (" in (tmp_path / "out" / "report.html").read_text("utf-8")
+
+
+@pytest.mark.long
+def test_copies_are_shown_beside_what_they_copy(evaluate: Command, judges: tuple[object, ...], tmp_path: Path):
+    """Two of the pictures are training pictures."""
+    parts = {"mine": range(60), "train": range(58, 100), "heldout": range(100, 200)}
+    for name, numbers in parts.items():
+        (tmp_path / name).mkdir()
+        for number in numbers:
+            rendered(scene(-11, number)).resize((64, 64)).save(tmp_path / name / f"{number:03}.png")
+    others = "--against", tmp_path / "heldout", "--train", tmp_path / "train", "--output", tmp_path / "out"
+    assert evaluate("pictures", tmp_path / "mine", *FEW, *judges, *others).code == 0
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    _, shown = page.split("<h2>Nearest training pictures</h2>")
+    pairs = shown.split("<figure>")[1:]
+    assert len(pairs) == SHOWN and all(pair.count("<img") == 2 for pair in pairs)
+    assert sorted(re.findall(r"0\.00, (\d+)\.png", "".join(pairs))) == ["058", "059"]
 
 
 def test_prompts_are_written_for_another_program(evaluate: Command, asked: list[Question], tmp_path: Path):

@@ -154,8 +154,10 @@ def _pad(checkpoint: Checkpoint, slot: Slot) -> int:
 
 def _told(path: Path, unet: UNetConfig, towers: Sequence[TowerCard]) -> ToldKind:
     """What the numbers in the U-Net's vector are, from how many they are."""
-    if unet.num_labels:
+    if unet.num_labels and unet.in_channels == unet.out_channels + 3:
         return "noise"
+    if unet.num_labels:
+        raise ValueError(f"{path}: its unet is told one of {unet.num_labels} labels, which only the x4 upscaler may be")
     pooled = sum(tower.config.embed_width or 0 for tower in towers if tower.pools)
     count, rest = divmod(unet.vector_width - pooled, CODE_WIDTH)
     if rest or count not in _TOLD or (unet.vector_width and not pooled):

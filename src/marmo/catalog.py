@@ -13,9 +13,12 @@ from marmo.library.identify import Found
 from marmo.models.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from marmo.nn.blueprint import blueprint
 from marmo.nn.device import choose_device, choose_dtype
+from marmo.pipelines.advice import choose_mode
 from marmo.pipelines.card import LatentCard
 from marmo.pipelines.latent import LatentDiffusion
+from marmo.pipelines.modes import Choice
 from marmo.pipelines.painter import Painter
+from marmo.pipelines.residence import Residence
 from marmo.pipelines.upscaler import Upscaler
 from marmo.request import ImageRequest, Prediction
 from marmo.weights.checkpoint import open_checkpoint
@@ -33,6 +36,7 @@ def load(
     refiner: str | Path | None = None,
     vae: str | Path | None = None,
     upscaler: str | Path | None = None,
+    memory: Choice = "auto",
 ) -> LatentDiffusion:
     """A model, ready to paint.
 
@@ -46,11 +50,14 @@ def load(
         refiner: a second model, for the last steps of the requests that name it.
         vae: another autoencoder, alone or of another model, in place of the model's own.
         upscaler: a model of ESRGAN's kind, for the second pass of the requests that name it.
+        memory: what is saved where memory is short.  "full" keeps all parts on the device, "offload" keeps idle parts
+            in main memory, "low" reads each part when it is needed, "least" also works in small tiles; by default the
+            first of the other three that has room for a picture of the model's own size.
 
     Raises:
         ValueError: in one sentence, for what cannot be found, read or run here.
     """
-    opened = open_model(model, device, dtype, preview, prediction, zero_snr, refiner, vae, upscaler)
+    opened = open_model(model, device, dtype, preview, prediction, zero_snr, refiner, vae, upscaler, memory)
     opened.load()
     return opened
 
@@ -65,14 +72,17 @@ def open_model(
     refiner: str | Path | None = None,
     vae: str | Path | None = None,
     upscaler: str | Path | None = None,
+    memory: Choice = "auto",
 ) -> LatentDiffusion:
     """Like `load`, with the weights checked by name and shape but not read before the first picture."""
     place = choose_device(device)
     numbers = choose_dtype(dtype, place)
     decoder = None if preview is None else _tiny_decoder(Path(preview), numbers, place)
-    second = None if refiner is None else Painter(find(refiner), place, numbers)
+    cards = [find(model, prediction, zero_snr, vae), *([] if refiner is None else [find(refiner)])]
+    residence = Residence(place, numbers, choose_mode(memory, cards, place, numbers))
+    second = Painter(cards[1], place, numbers, residence) if len(cards) > 1 else None
     larger = None if upscaler is None else open_upscaler(upscaler, place, numbers)
-    return LatentDiffusion(find(model, prediction, zero_snr, vae), place, numbers, decoder, second, larger)
+    return LatentDiffusion(cards[0], place, numbers, decoder, second, larger, residence)
 
 
 def open_upscaler(path: str | Path, device: torch.device, dtype: torch.dtype) -> Upscaler:
@@ -83,7 +93,9 @@ def open_upscaler(path: str | Path, device: torch.device, dtype: torch.dtype) ->
     return Upscaler(card, device, dtype)
 
 
-def open_for(request: ImageRequest, device: str | None, dtype: str | None) -> LatentDiffusion | Upscaler:
+def open_for(
+    request: ImageRequest, device: str | None, dtype: str | None, memory: Choice = "auto"
+) -> LatentDiffusion | Upscaler:
     """The models that a request asks for, read as it says."""
     if request.model is not None:
         card = upscaler_card(open_checkpoint(located(request.model)))
@@ -99,6 +111,7 @@ def open_for(request: ImageRequest, device: str | None, dtype: str | None) -> La
         refiner=request.refiner.model,
         vae=request.vae,
         upscaler=request.hires.model,
+        memory=memory,
     )
 
 

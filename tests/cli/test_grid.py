@@ -29,7 +29,7 @@ def test_a_grid_and_what_changed_of_it(stand_in: Path, tmp_path: Path, capsys: C
     out = tmp_path / "grid"
     common = ("grid", "a {red|blue} fox", "--model", stand_in, "--output", out, *SMALL)
     code, text, err = said(capsys, *common, "--x", "steps=1, 2", "--y", "prompt=S/R fox, cat")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, ""), err
     assert text == f"4 of 4 cells painted, the others were there\n{out}/grid.png\n{out}/grid.html\n"
     first = cells(out)
     records = [read_record(out / "cells" / name) for name in first]
@@ -58,7 +58,7 @@ def test_a_grid_over_models(stand_in: Path, tmp_path: Path, capsys: Capture):
         capsys, "grid", "a fox", "--x", "model=first, second", "--output", tmp_path / "g", "--steps", "1",
         "--models-dir", tmp_path / "shelf", *SMALL,
     )  # fmt: skip
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, ""), err
     models = {read_record(tmp_path / "g" / "cells" / name).request.model for name in cells(tmp_path / "g")}
     assert models == {"first.safetensors", "second.safetensors"}
 
@@ -106,7 +106,7 @@ def test_lists_become_pictures(stand_in: Path, tmp_path: Path, capsys: Capture):
         "--style", "ink", "--styles-file", tmp_path / "styles.csv", "--wildcards", tmp_path, "--model", stand_in,
         "--num-images", "2", "--name", "{prompt}-{seed}", "--output", tmp_path / "out", "--device", "cpu",
     )  # fmt: skip
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, ""), err
     records = [read_record(Path(line)) for line in out.splitlines()]
     assert [(record.seed, record.request.steps, record.request.num_images) for record in records] == [
         (4, 1, 1), (5, 1, 1), (9, 2, 2), (10, 2, 2),

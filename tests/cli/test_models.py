@@ -19,7 +19,7 @@ def test_the_list(stand_in: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     code, out, err = said(capsys, "models", "--models-dir", tmp_path, "--usable", "--hash", "--json")
     rows = {row["name"]: row for row in json.loads(out)["models"]}
     assert rows["fox"]["sha256"] == sha256(stand_in) and rows["fox"]["id"].startswith("fox.")
-    assert "old" not in rows and rows["evaluator"]["use"] == "evaluate"
+    assert "old" not in rows and "evaluator" not in rows
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -41,12 +41,12 @@ def test_only_what_was_told_is_changed(fact: Fact) -> None:
 
 def test_the_words_of_known_captions() -> None:
     """Read by eye, once."""
-    one = sample(-1000, 3, "all")
-    assert one.caption.text == "a green rucksack at the top and a fire truck at the bottom, Fluent style"
-    told = {fact: wrong.text for fact in FACTS if (wrong := wrong_caption(-1000, 3, one, "all", (fact,)))}
-    assert told["style"] == "a green rucksack at the top and a fire truck at the bottom, Twemoji style"
-    assert told["places"] == "a fire engine at the top and a green backpack at the bottom, Fluent style"
-    assert told["relation"] == "a fire truck right of a green rucksack, Fluent style"
+    one = sample(-1000, 4, "all")
+    assert one.caption.text == "a blue custard below a field hockey stick, Noto style"
+    told = {fact: wrong.text for fact in FACTS if (wrong := wrong_caption(-1000, 4, one, "all", (fact,)))}
+    assert told["style"] == "a blue custard below a field hockey stick, Fluent style"
+    assert told["places"] == "a field hockey stick below a blue custard, Noto style"
+    assert told["relation"] == "a field hockey stick on the left of a blue custard, Noto style"
     assert told.keys() == {"concept", "style", "colour", "places", "relation"}
 
 

@@ -10,11 +10,11 @@ import torch
 
 from marmo.data.atlas import drawn_now
 from marmo.data.compose import compose
+from marmo.data.corpus import STYLES
 from marmo.data.scenes import scene
 from marmo.evaluate.oracle import (
     COLOUR_NAMES,
     FORMAT,
-    STYLE_NAMES,
     Judge,
     _peaks,
     box,
@@ -22,15 +22,15 @@ from marmo.evaluate.oracle import (
     load_oracle,
     write_oracle,
 )
-from marmo.models.compact_transformer import CompactTransformerConfig
 from marmo.models.oracle import RESIDUAL, Cells, Oracle
 from marmo.models.resnet import ResNetConfig
+from marmo.models.vgg import VGGConfig
 from marmo.weights.store import from_state, write
 
 SMALL = replace(
     RESIDUAL,
     finder=ResNetConfig(widths=(4, 8), depth=1),
-    namer=CompactTransformerConfig(image_size=48, width=16, num_layers=1, num_heads=2),
+    namer=VGGConfig(widths=(4, 4, 8, 8)),
     num_concepts=3,
 )
 
@@ -70,7 +70,7 @@ def test_peaks_become_boxes():
 def test_what_it_writes_opens(tmp_path: Path):
     network = Oracle(SMALL).eval()
     torch.nn.init.constant_(network.finder.head.bias, 2.0)  # sees things everywhere
-    torch.nn.init.constant_(network.namer.concept.bias[3:], -9.0)  # and knows them all
+    torch.nn.init.constant_(network.namer.nothing.bias, -9.0)  # and knows them all
     write_oracle(tmp_path / "oracle.safetensors", network, ("cat", "dog", "fox"))
     opened = load_oracle(tmp_path / "oracle.safetensors")
     assert opened.network.config == SMALL and opened.concepts == ("cat", "dog", "fox")
@@ -79,16 +79,15 @@ def test_what_it_writes_opens(tmp_path: Path):
     assert seen == Judge(network, ("cat", "dog", "fox"))(pictures)
     things = [thing for picture in seen for thing in picture]
     assert things and all(thing.concept in ("cat", "dog", "fox") and 0 < thing.confidence < 1 for thing in things)
-    assert all(thing.style in STYLE_NAMES and thing.colour in COLOUR_NAMES for thing in things)
+    assert all(thing.style in STYLES and thing.colour in COLOUR_NAMES for thing in things)
     assert [thing.confidence for thing in seen[0]] == sorted((thing.confidence for thing in seen[0]), reverse=True)
-    assert opened.features(pictures).shape == (2, 16)
+    assert opened.features(pictures).shape == (2, 8)
 
 
 def test_nothing_is_not_found(tmp_path: Path):
     network = Oracle(SMALL).eval()
     torch.nn.init.constant_(network.finder.head.bias, 2.0)
-    torch.nn.init.zeros_(network.namer.concept.weight)
-    network.namer.concept.bias.data = torch.tensor([0.0, 0.0, 0.0, 9.0])
+    torch.nn.init.constant_(network.namer.nothing.bias, 99.0)
     assert Judge(network, ("cat", "dog", "fox"))(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)) == [[]]
 
 

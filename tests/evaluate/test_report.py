@@ -124,7 +124,7 @@ def test_pictures_are_few_small_and_the_first_seed(report: Report, asked: list[Q
 
 def test_reasons_and_sights_stand_below_the_pictures(report: Report):
     text = page(report)
-    assert text.count('class="verdict wrong">✗ expected 1 fearful face, found none') == 2
+    assert text.count('class="verdict wrong">✗ expected 1 golf flag, found none') == 2
     assert text.count("saw nothing") == 2
     assert text.count('class="verdict right"') == 18
 

@@ -6,7 +6,7 @@ import torch
 from marmo.models.oracle import GUARD, RESIDUAL, Oracle, OracleConfig, cut_out, shrink
 
 
-@pytest.mark.parametrize("config, count", [(RESIDUAL, 2_186_667), (GUARD, 1_829_195)], ids=["residual", "guard"])
+@pytest.mark.parametrize("config, count", [(RESIDUAL, 2_558_142), (GUARD, 930_822)], ids=["residual", "guard"])
 def test_sizes(config: OracleConfig, count: int):
     with torch.device("meta"):
         oracle = Oracle(config)
@@ -22,7 +22,7 @@ def test_shapes(config: OracleConfig):
     assert cells.offset.min() >= 0 and cells.offset.max() <= 1
     assert (cells.logits.sigmoid() < 0.2).float().mean() > 0.9, "it begins without seeing things everywhere"
     names = oracle.name(torch.rand(5, 3, 48, 48))
-    assert (names.concept.shape, names.style.shape, names.colour.shape) == ((5, 935), (5, 4), (5, 12))
+    assert (names.look.shape, names.concept.shape, names.colour.shape) == ((5, 863, 3), (5, 864), (5, 12))
 
 
 def test_a_cut_out_is_the_box_and_a_margin():

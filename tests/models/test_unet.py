@@ -34,6 +34,8 @@ KNOBS = {
     "num_groups": 16,
     "mid_depth": 2,
     "vector_width": 8,
+    "num_labels": 10,
+    "prompt_alone": (False, True),
 }
 
 

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from marmo.nn.attention import Attention
+from marmo.nn.attention import Attention, bound_scores
 
 
 def attention(**options: int | bool) -> Attention:
@@ -49,3 +50,24 @@ def test_biases(qkv_bias: bool) -> None:
     block = attention(qkv_bias=qkv_bias)
     assert [isinstance(part.bias, nn.Parameter) for part in (block.q, block.k, block.v)] == [qkv_bias] * 3
     assert block.out.bias is not None
+
+
+def test_a_bound_on_the_scores_holds_for_all_attention_of_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, other = nn.ModuleList([attention(), attention(context_width=7)]), attention()
+    x = torch.randn(2, 50, 12)
+    whole = network[0](x)
+    asked: list[int] = []
+    kernel = F.scaled_dot_product_attention
+
+    def spy(q: Tensor, k: Tensor, v: Tensor, is_causal: bool = False) -> Tensor:
+        asked.append(q.shape[:3].numel() * k.shape[2] * 4)
+        return kernel(q, k, v, is_causal=is_causal)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    bound_scores(network, 2000 * 12)
+    torch.testing.assert_close(network[0](x), whole, rtol=1e-5, atol=1e-6)
+    network[1](x, network[1].project(torch.randn(1, 60, 7)))
+    assert len(asked) > 4 and max(asked) <= 24000
+    asked.clear()
+    other(x)
+    assert asked == [2 * 3 * 50 * 50 * 4]

@@ -1,11 +1,12 @@
-"""The door to attention: slices give what the whole gives, and no score matrix outgrows its bound."""
+"""The door: sliced attention gives what the whole gives and keeps its bound; products and convolutions are torch's."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from marmo.nn.engine import LARGE_KERNEL, Conv2d, attend, convolve_patches
+from marmo.nn import engine
+from marmo.nn.engine import LARGE_KERNEL, Conv2d, Linear, attend, convolve_patches
 
 
 def draw(batch: int, heads: int, length: int, context: int, width: int = 8) -> tuple[Tensor, Tensor, Tensor]:
@@ -87,9 +88,69 @@ def test_patches_convolve(shape: tuple[int, ...], bias: bool) -> None:
     torch.testing.assert_close(convolve_patches(x, weight, offset), F.conv2d(x, weight, offset, padding=1))
 
 
-def test_a_large_kernel_over_a_small_picture_gives_the_same_numbers() -> None:
+@pytest.fixture
+def by_onednn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes of every product that does not go torch's way."""
+    if not torch.backends.mkl.is_available():
+        pytest.skip("torch would not ask MKL here")
+    shapes: list[tuple[int, ...]] = []
+    multiply = engine._multiply
+
+    def spy(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        shapes.append(tuple(x.shape))
+        return multiply(x, weight, bias)
+
+    monkeypatch.setattr(engine, "_multiply", spy)
+    return shapes
+
+
+def test_a_large_kernel_over_a_small_picture_gives_the_same_numbers(by_onednn: list[tuple[int, ...]]) -> None:
     torch.manual_seed(0)
-    conv, x = Conv2d(1024, 1024, 3, padding=1), torch.randn(1, 1024, 4, 6)
+    conv, x = Conv2d(1024, 1024, 3, padding=1).requires_grad_(False), torch.randn(1, 1024, 4, 6)
     assert conv.weight.nbytes > LARGE_KERNEL
     expected = F.conv2d(x, conv.weight, conv.bias, padding=1)
     torch.testing.assert_close(conv(x), expected, rtol=1e-4, atol=1e-4)
+    assert by_onednn == [(1, 4, 6, 9 * 1024)]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(7,), (3, 7), (2, 5, 7), (0, 7)])
+def test_a_product_without_gradients_is_onednns(
+    by_onednn: list[tuple[int, ...]], shape: tuple[int, ...], bias: bool
+) -> None:
+    torch.manual_seed(0)
+    linear, x = Linear(7, 4, bias=bias).requires_grad_(False), torch.randn(shape)
+    torch.testing.assert_close(linear(x), F.linear(x, linear.weight, linear.bias))
+    assert by_onednn == [shape]
+
+
+def test_a_product_of_numbers_that_lie_apart(by_onednn: list[tuple[int, ...]]) -> None:
+    torch.manual_seed(0)
+    linear, x = Linear(6, 4).requires_grad_(False), torch.randn(6, 5).T[::2]
+    torch.testing.assert_close(linear(x), F.linear(x.contiguous(), linear.weight, linear.bias))
+    assert by_onednn
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_numbers_are_torchs(by_onednn: list[tuple[int, ...]], dtype: torch.dtype) -> None:
+    linear = Linear(7, 4, dtype=dtype).requires_grad_(False)
+    assert linear(torch.randn(3, 7, dtype=dtype)).dtype == dtype and not by_onednn
+
+
+@pytest.mark.parametrize("trained", ["weight", "input"])
+def test_where_a_gradient_is_wanted_it_flows(by_onednn: list[tuple[int, ...]], trained: str) -> None:
+    linear, conv = Linear(7, 4), Conv2d(6, 4, 3, padding=1)
+    wants = trained == "weight"
+    for layer, shape in ((linear, (3, 7)), (conv, (1, 6, 5, 5))):
+        x = torch.randn(shape, requires_grad=not wants)
+        layer.requires_grad_(wants)(x).sum().backward()
+        assert (layer.weight if wants else x).grad is not None
+    assert not by_onednn
+
+
+def test_pictures_stay_laid_out_channels_last() -> None:
+    conv, x = Conv2d(6, 4, 3, padding=1).requires_grad_(False), torch.randn(2, 6, 5, 7)
+    y = conv(x)
+    assert y.is_contiguous(memory_format=torch.channels_last) and not y.is_contiguous()
+    torch.testing.assert_close(y, F.conv2d(x, conv.weight, conv.bias, padding=1))
+    assert conv.weight.is_contiguous()  # only the picture: kernels stay views of their file

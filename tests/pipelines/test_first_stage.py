@@ -1,5 +1,7 @@
 """Tiles of pictures and latents: they cover everything, their seams do not show, far from a border they are exact."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -135,3 +137,39 @@ def test_encoding_in_tiles_is_near_the_whole(model: LatentDiffusion):
     assert torch.isfinite(mean).all() and torch.isfinite(logvar).all()
     whole = model.vae.encode(pixels).mean * model.vae.config.latent_scale
     assert F.cosine_similarity(mean.flatten(), whole.flatten(), dim=0) > 0.9
+
+
+@pytest.mark.parametrize("small", [True, False])
+@given(st.integers(1, 90), st.integers(1, 90))
+@settings(max_examples=30, deadline=None)
+def test_the_pieces_are_known_beforehand(small: bool, height: int, width: int):
+    vae = Plain()
+    first_stage.decode(vae, torch.zeros(1, 3, height, width), small=small)
+    assert first_stage.pieces(height, width, small) == (len(vae.sizes), max(vae.sizes))
+
+
+class Moody(Plain):
+    """An autoencoder whose tiles are of one tone each, and of very different ones: the worst that norms can do."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        self.sizes.append(tuple(z.shape[2:]))
+        tone = -1.0 if len(self.sizes) % 2 else 1.0
+        return torch.full((1, 3, 8 * z.shape[2], 8 * z.shape[3]), tone)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("small", "levels"), [(True, 79), (False, 127)])
+@given(height=st.integers(1, 150), width=st.integers(1, 150))
+@settings(max_examples=30, deadline=None)
+def test_a_seam_is_below_one_level_of_255(small: bool, levels: int, height: int, width: int):
+    """At full size tiles go over into each other along 128 pixels, or 80: so many levels apart, they show no step."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"WHOLE": 96 * 96, "TILE": 64, "OVERLAP": 16}.items():
+            patch.setattr(first_stage, name, value)
+        vae = Moody()
+        vae.config = replace(CONFIG, channels=(32,) * 4)
+        pixels = first_stage.decode(vae, torch.zeros(1, 3, height, width), small=small)
+    apart, level = 2.0, 2 / 255
+    for axis in (2, 3):
+        steps = pixels.diff(dim=axis).abs()
+        assert not steps.numel() or float(steps.max()) * (levels * level / apart) < level

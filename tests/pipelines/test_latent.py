@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from marmo.diffusion import sources
 from marmo.diffusion.sources import NOISE_SOURCES, TorchCpu, slerp
 from marmo.models.tiny_decoder import TAESD
 from marmo.models.unet import TransformerBlock
-from marmo.pipelines import first_stage, painter
+from marmo.pipelines import first_stage
 from marmo.pipelines.conditions import Condition
 from marmo.pipelines.events import Event, Result, Stage, Step
 from marmo.pipelines.latent import LatentDiffusion
@@ -412,12 +413,13 @@ def test_two_streams_may_be_followed_in_turns(model: LatentDiffusion):
 @pytest.mark.long
 def test_many_pictures_are_asked_in_several_calls(model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch):
     together = model.generate(request(num_images=4)).images
-    monkeypatch.setattr(painter, "LATENTS_PER_CALL", 3 * 6 * 8)
+    residence = model.residence
+    monkeypatch.setattr(residence, "thrift", replace(residence.thrift, latents_per_call=3 * 6 * 8))
     with calls(model.unet) as batches:
         apart_ = model.generate(request(num_images=4)).images
     assert batches == [3, 3, 2] * 3  # 4 pictures under 2 conditions
     assert max(map(apart, together, apart_)) <= 1
-    monkeypatch.setattr(painter, "LATENTS_PER_CALL", 1)
+    monkeypatch.setattr(residence, "thrift", replace(residence.thrift, latents_per_call=1))
     with calls(model.unet) as batches:
         model.generate(request(num_images=2, steps=1))
     assert batches == [1, 1, 1, 1]

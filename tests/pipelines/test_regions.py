@@ -33,6 +33,7 @@ def last(model: LatentDiffusion, wanted: ImageRequest) -> torch.Tensor:
     return next(event.x0 for event in model.stream(wanted) if isinstance(event, Step))
 
 
+@pytest.mark.long
 @settings(max_examples=50, deadline=None)
 @given(
     st.lists(

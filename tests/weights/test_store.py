@@ -77,6 +77,14 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
 # Round trips
 
 
+def file_bytes() -> int:
+    """Pages of files that this process holds."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssFile:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no RssFile")
+
+
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"作者": 'a\n"b"\\'}])
 def test_reads_what_the_library_writes_and_writes_the_same_bytes(
     tmp_path: Path, metadata: dict[str, str] | None
@@ -137,6 +145,30 @@ def test_a_tensor_outlives_its_file(tmp_path: Path) -> None:
     tensor = store.open_file(tmp_path / "file").read("a")
     (tmp_path / "file").unlink()
     assert tensor.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux alone tells")
+def test_what_was_copied_can_be_handed_back(tmp_path: Path) -> None:
+    size = 1 << 24
+    path = tmp_path / "large.safetensors"
+    library.save_file({name: torch.full((size,), index + 1.0) for index, name in enumerate("abc")}, path)
+    tensors = store.select(store.prefixed(store.open_file(path), "x."), "x.")
+    copies = {name: tensors.read(name).clone() for name in "abc"}
+    full = file_bytes()
+    store.let_go(tensors, tensors.read("b"))
+    assert full - file_bytes() > 3 * size  # of 4: its first and last page stay, and the system maps some ahead
+    for name in "abc":
+        assert torch.equal(tensors.read(name), copies[name])  # and it comes back
+
+
+def test_what_is_not_of_a_file_stays(tmp_path: Path) -> None:
+    store.write(tmp_path / "a.safetensors", store.from_state({"a": torch.ones(5000)}))
+    tensors = store.open_file(tmp_path / "a.safetensors")
+    own = torch.ones(1 << 16)
+    store.let_go(tensors, own)
+    store.let_go(store.from_state({"own": own}), own)
+    assert own.sum() == 1 << 16
+    assert store.cast(tensors, torch.float16).read("a").sum() == 5000
 
 
 def test_sha256(tmp_path: Path) -> None:

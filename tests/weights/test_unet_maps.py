@@ -37,6 +37,9 @@ CONFIGS = {
     ),
     "attention comes and goes": replace(SMALL, channels=(8, 16, 16), depths=(2, 0, 1), num_heads=(8, 8, 8)),
     "a vector beside the time": replace(SMALL, vector_width=12, mid_depth=3),
+    "labels, and the prompt alone": replace(
+        SMALL, in_channels=7, depths=(1, 1), context_width=16, num_labels=5, prompt_alone=(True, False)
+    ),
     "no attention but in the middle": replace(SMALL, depths=(0, 0), num_res_blocks=3),
 }
 DIALECTS = {"compvis": compvis, "diffusers": diffusers}
@@ -276,10 +279,8 @@ REFUSED = {
     "dual_cross_attention": True,
     "resnet_time_scale_shift": "scale_shift",
     "center_input_sample": True,
-    "only_cross_attention": True,
     "time_cond_proj_dim": 256,
     "time_embedding_dim": 512,
-    "num_class_embeds": 1000,
     "encoder_hid_dim": 4096,
     "mid_block_type": None,
     "norm_eps": 1e-6,

@@ -1,7 +1,7 @@
 """`marmo evaluate`: how good a model, or a folder of pictures, is: scores with intervals, and a report."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from marmo.evaluate.gallery import Answer
     from marmo.evaluate.judging import Oracles
     from marmo.evaluate.limits import Change
+    from marmo.evaluate.look_alikes import LookAlike
     from marmo.evaluate.measures import Line
     from marmo.evaluate.questions import Question
     from marmo.evaluate.report import Report
@@ -55,6 +56,14 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Measures:
+    """What needs no known prompts."""
+
+    lines: "tuple[Line, ...]" = ()
+    look_alikes: "tuple[LookAlike, ...]" = ()
+
+
+@dataclass(frozen=True)
 class Judged:
     """Who judges, what the pictures are compared with, and where the report goes."""
 
@@ -71,7 +80,7 @@ class Judged:
     resize: str | None = None
     """The rule that brings pictures to its size, such as clean or pytorch-fid; the network's usual one by default"""
     clip: Path | None = None
-    """A CLIP for CLIP score and retrieval; without one these are left out"""
+    """A CLIP for CLIP score and retrieval; by default Marmo's own, which knows what the evaluation prompts say"""
     output: Path = Path("out/evaluation")
     """Folder for report.html and scores.json"""
     json: bool = False
@@ -105,28 +114,39 @@ class Judged:
         watched = counted(answers, len(answers), "judging pictures", quiet=self.json)
         return evaluate(watched, oracles, reconstruct=reconstruct or jpeg)
 
-    def lines(self, folder: Path) -> "Iterator[Line]":
-        """The numbers that need no known prompts."""
+    def measured(self, folder: Path, asked: bool) -> "Measures":
+        """Distances, similarities, copies.
+
+        Args:
+            asked: whether the pictures answer evaluation prompts; no others mean anything to Marmo's own CLIP.
+        """
         from marmo.evaluate.clip_score import encode_pairs, open_clip
+        from marmo.evaluate.evaluator import BUNDLED
         from marmo.evaluate.measures import agreement
         from marmo.evaluate.pictures import open_pictures
 
-        if self.against is not None:
-            yield from self._compared(folder, self.against)
-        if self.clip is not None:
-            yield from agreement(encode_pairs(open_clip(self.clip), open_pictures(folder)))
+        found = Measures() if self.against is None else self._compared(folder, self.against)
+        clip = BUNDLED if self.clip is None and asked else self.clip
+        if clip is None:
+            return found
+        fits = agreement(encode_pairs(open_clip(clip), open_pictures(folder)))
+        return Measures((*found.lines, *fits), found.look_alikes)
 
-    def _compared(self, folder: Path, against: Path) -> "Iterator[Line]":
+    def _compared(self, folder: Path, against: Path) -> "Measures":
         from marmo.evaluate import measures
         from marmo.evaluate.features import features
+        from marmo.evaluate.look_alikes import look_alikes
         from marmo.evaluate.pictures import open_pictures
 
         space = self._space()
         pictures, clusters = measures.grouped(space, open_pictures(folder))
         real = features(space, open_pictures(against))
-        yield from measures.against(pictures, real, clusters)
-        if self.train is not None:
-            yield from measures.copying(pictures, features(space, open_pictures(self.train)), real, clusters)
+        lines = tuple(measures.against(pictures, real, clusters))
+        if self.train is None:
+            return Measures(lines)
+        copies = measures.examined(pictures, features(space, open_pictures(self.train)), real, clusters)
+        alike = look_alikes(open_pictures(folder), open_pictures(self.train), copies.nearest)
+        return Measures((*lines, *measures.copying(copies, pictures)), tuple(alike))
 
     def _space(self) -> "FeatureSpace":
         from marmo.evaluate.encoders import open_space
@@ -179,14 +199,15 @@ class Pictures:
         asked = self.asked.questions()
         self.judged.check(asked)
         answers = painted(self.folder, asked) or collected(self.folder, asked)
-        lines = list(self.judged.lines(self.folder))
-        if not answers and not lines:
+        found = self.judged.measured(self.folder, asked=bool(answers))
+        if not answers and not found.lines:
             raise ValueError(
                 f"no picture in {self.folder} answers an evaluation prompt; `marmo evaluate prompts` writes them down, "
                 "and --against or --clip measure any pictures"
             )
         outcome = self.judged.outcome(answers, self.judged.oracles()) if answers else None
-        self.judged.tell(Report(self.folder.resolve().name, facts(outcome), outcome, lines))
+        name = self.folder.resolve().name
+        self.judged.tell(Report(name, facts(outcome), outcome, found.lines, found.look_alikes))
         return 0
 
 
@@ -226,7 +247,8 @@ class Model:
             raise KeyboardInterrupt("stopped; the same command goes on with what is missing") from None
         outcome = self.judged.outcome(painted(folder, asked), oracles, reconstruction(model))
         told = {**facts(outcome), **_settings(model.resolve(settings))}
-        self.judged.tell(Report(model.card.name, told, outcome, list(self.judged.lines(folder))))
+        found = self.judged.measured(folder, asked=True)
+        self.judged.tell(Report(model.card.name, told, outcome, found.lines, found.look_alikes))
         return 0
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from marmo.files.atomic import claim
 from marmo.files.names import DEFAULT_PATTERN, PictureSuffix, check_pattern, output_path
 from marmo.files.pictures import save_picture
 from marmo.pipelines.events import Result
+from marmo.pipelines.modes import Choice
 
 if TYPE_CHECKING:
     from marmo.pipelines.forecast import Forecast
@@ -42,10 +44,12 @@ class Generate:
     """cpu, cuda, mps, ...; the best there is by default"""
     dtype: str | None = None
     """float32, bfloat16 or float16; the fastest that is safe by default"""
+    memory: Choice = "auto"
+    """full keeps all at hand; idle parts wait in main memory (offload) or their files (low); least has small tiles"""
     json: bool = False
     """Print JSON instead of words"""
     estimate: bool = False
-    """Paint nothing; tell the memory that is needed and, after one measured step, the time"""
+    """Paint nothing; tell the memory and the time that are needed"""
 
     def run(self) -> int:
         """Paint, save, tell."""
@@ -53,24 +57,25 @@ class Generate:
         check_folder(self.output)
         asked = requests(self.prompt, self.request, self.lists, self.prompts_file)
         from marmo import catalog  # brings torch
+        from marmo.pipelines.advice import explaining
+        from marmo.pipelines.upscaler import Upscaler
 
         asked = [placed(request, self.lists.models_dir) for request in asked]
         started = time.perf_counter()
         results, paths = list[Result](), list[Path]()
         for first, places in by_models(asked):
-            model = catalog.open_for(first, self.device, self.dtype)
+            model = catalog.open_for(first, self.device, self.dtype, self.memory)
             if self.estimate:
                 from marmo.pipelines.forecast import forecast
-                from marmo.pipelines.upscaler import Upscaler
 
                 if isinstance(model, Upscaler):
                     raise ValueError("--estimate is for models that paint; an upscaler works in tiles of one size")
                 self._tell_forecast(forecast(model, first), len(asked))
                 return 0
             for request in (asked[place] for place in places):
-                result = watch(model.stream(request), request.num_images, quiet=self.json)
-                results.append(result)
-                paths += self._save(result)
+                with nullcontext() if isinstance(model, Upscaler) else explaining(model, request):
+                    results.append(watch(model.stream(request), request.num_images, quiet=self.json))
+                paths += self._save(results[-1])
         self._tell(results, paths, time.perf_counter() - started)
         return 0
 

@@ -20,6 +20,7 @@ from marmo.cli.replay import Replay
 from marmo.cli.serve import Serve
 from marmo.cli.train import Train
 from marmo.cli.upscale import Upscale
+from marmo.pipelines.modes import NoRoom
 from marmo.request import explain
 from marmo.version import VERSION
 
@@ -82,6 +83,8 @@ def _run(command: Runs) -> int:
     except OSError as error:
         return _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 2)
     except ValueError as error:
+        return _fail(str(error), 2)
+    except NoRoom as error:
         return _fail(str(error), 2)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):

@@ -9,7 +9,6 @@ from torch import Tensor
 from marmo.data.corpus import corpus
 from marmo.evaluate.gallery import Painter
 from marmo.evaluate.limits import Change
-from marmo.pipelines import first_stage
 from marmo.pipelines.latent import LatentDiffusion
 from marmo.request import ImageRequest
 
@@ -49,8 +48,9 @@ def reconstruction(model: LatentDiffusion) -> Change:
     @torch.inference_mode()
     def through(pictures: Tensor) -> Tensor:
         model.load()
-        latents = first_stage.encode(model.vae, pictures.to(model.device).float() / 127.5 - 1).mean
-        return ((first_stage.decode(model.vae, latents) + 1) * 127.5).round().byte().cpu()
+        latents = model.moments(pictures.to(model.device).float() / 127.5 - 1).mean
+        pixels, _ = model.decode(latents)
+        return ((pixels + 1) * 127.5).round().byte().cpu()
 
     return through
 

@@ -24,6 +24,7 @@ RECIPES = {
     "tokenizer": "byte-level BPE of CLIP's form, from captions",
     "clip": "two towers that learn which caption belongs to which picture",
     "oracle": "a network that says what a scene shows",
+    "vae": "pictures to small latents and back",
 }
 """`marmo.recipes.<name>`, which has `presets()` and `main(config)`; and what it trains."""
 

@@ -30,7 +30,7 @@ Sprites = Callable[[Sequence[Thing], int], Tensor]
 
 
 def atlas(device: torch.device) -> Sprites:
-    """All sprites on `device` (380 MB there; on the CPU the cached files are mapped, not read)."""
+    """All sprites on `device` (350 MB there; on the CPU the cached files are mapped, not read)."""
     levels = _arrays(device)
     numbers = _numbers()
 

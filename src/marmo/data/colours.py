@@ -8,6 +8,7 @@ OKLab is B. Ottosson, "A perceptual color space for image processing" (2020).  S
 """
 
 from dataclasses import dataclass
+from math import dist
 
 import torch
 from torch import Tensor
@@ -52,6 +53,9 @@ _TO_LAB = (
     (0.0259040371, 0.7827717662, -0.8086757660),
 )
 
+SAME = 0.1
+"""Colours nearer to one another in OKLab have one name."""
+
 GREY_CHROMA = 0.045
 """Less chroma than this has no hue that an eye would name."""
 
@@ -77,6 +81,13 @@ def targets() -> Tensor:
 def triple(colour: Tensor) -> Lab:
     """3 -> three numbers."""
     return float(colour[0]), float(colour[1]), float(colour[2])
+
+
+def name_of(colour: Lab) -> str | None:
+    """The one of the eleven that a colour is, if it is one of them."""
+    apart = {name: dist(colour, triple(goal)) for name, goal in zip(COLOURS, targets(), strict=True)}
+    nearest = min(apart, key=lambda name: apart[name])
+    return nearest if apart[nearest] < SAME else None
 
 
 def chroma_of(lab: Tensor) -> Tensor:

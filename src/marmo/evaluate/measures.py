@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from marmo.evaluate.clip_score import Pairs, clip_score, retrieval
-from marmo.evaluate.copying import examine
+from marmo.evaluate.copying import CopyReport, examine
 from marmo.evaluate.distances import frechet, frechet_estimate, kid, moments, prdc, sliced
 from marmo.evaluate.features import Features, FeatureSpace, Measured, compare, features
 from marmo.evaluate.pictures import Picture
@@ -95,18 +95,22 @@ def agreement(pairs: Pairs) -> Iterator[Line]:
         yield Line(Measured(name, value, pairs.space, len(pairs)), meaning)
 
 
-def copying(pictures: Features, train: Features, heldout: Features, clusters: Tensor | None = None) -> Iterator[Line]:
+def examined(pictures: Features, train: Features, heldout: Features, clusters: Tensor | None = None) -> CopyReport:
     """Whether these pictures repeat training pictures more than new real pictures do."""
     if not pictures.space == train.space == heldout.space:
         raise ValueError("copies can only be looked for in one feature space; measure all three sets in the same")
-    found = examine(pictures.vectors, train.vectors, heldout.vectors, clusters, seed=SEED)
+    return examine(pictures.vectors, train.vectors, heldout.vectors, clusters, seed=SEED)
+
+
+def copying(found: CopyReport, pictures: Features) -> Iterator[Line]:
+    """What `examined` says of these pictures."""
     for name, value, meaning in (
         ("copy test z", found.copy.z, found.copy.verdict),
         ("split test z", found.split.z, found.split.verdict),
         ("near copies", found.near_copies.generated, found.near_copies.verdict),
         ("authenticity", found.authentic.generated, found.verdict),
     ):
-        yield Line(_measured(name, value, pictures, len(train)), meaning)
+        yield Line(_measured(name, value, pictures, found.nearest.num_train), meaning)
 
 
 def _measured(name: str, value: Estimate | float, pictures: Features, n: int) -> Measured[Estimate] | Measured[float]:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cache
+from math import inf
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -18,16 +19,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from marmo.data.colours import COLOURS
-from marmo.data.corpus import STYLES, corpus, shape_concepts
+from marmo.data.colours import COLOURS, name_of
+from marmo.data.corpus import STYLES, Style, corpus, shape_concepts
 from marmo.data.layout import reach
 from marmo.data.scene import Thing
+from marmo.data.shapes import FILLS, SHAPES
 from marmo.evaluate.found import Box, Found
-from marmo.models.compact_transformer import CompactTransformerConfig
 from marmo.models.oracle import RESIDUAL, Cells, Oracle, OracleConfig, TrunkConfig, cut_out
 from marmo.models.resnet import ResNetConfig
+from marmo.models.vgg import VGGConfig
 from marmo.nn.blueprint import blueprint
 from marmo.weights.keymap import fill
+from marmo.weights.quantize import expanded
 from marmo.weights.store import Tensors, from_state, open_file, write
 
 Bundled = Literal["first", "guard"]
@@ -35,12 +38,10 @@ Bundled = Literal["first", "guard"]
 FORMAT = "marmo.oracle"
 """The key of the metadata that holds, as JSON, what the network was trained for."""
 
-STYLE_NAMES = (*STYLES, None)
-"""What the namer's style answers mean; None is a drawn shape."""
 COLOUR_NAMES = (*COLOURS, None)
-"""What its colour answers mean; None leaves the drawing as its artist coloured it."""
+"""What the namer's colour answers mean; None leaves the drawing as its artist coloured it."""
 
-TRUNKS: dict[str, type[TrunkConfig]] = {"resnet": ResNetConfig, "compact_transformer": CompactTransformerConfig}
+TRUNKS: dict[str, type[TrunkConfig]] = {"resnet": ResNetConfig, "vgg": VGGConfig}
 LARGEST = 4096
 """Of any number in an architecture: a file of a stranger may say anything."""
 
@@ -56,6 +57,11 @@ def concept_names() -> tuple[str, ...]:
     return tuple(concept.id for concept in (*corpus().concepts, *shape_concepts()))
 
 
+def look(thing: Thing) -> int:
+    """Which of its concept's looks a thing has: the number of its style, or of a shape's filling."""
+    return FILLS.index(thing.fill) if thing.fill is not None else STYLES.index(thing.style or STYLES[0])
+
+
 def box(thing: Thing) -> Box:
     """The box around a thing's ink: left, top, right, bottom, as shares of the picture."""
     across, down = reach(thing)
@@ -67,11 +73,12 @@ class Judge:
 
     Args:
         concepts: what the answers of its namer mean, without the last one.
+        temperature: what its logits are divided by, so that of the things of which it is so sure, so many are right.
     """
 
-    def __init__(self, network: Oracle, concepts: Sequence[str]) -> None:
+    def __init__(self, network: Oracle, concepts: Sequence[str], temperature: float = 1.0) -> None:
         assert len(concepts) == network.config.num_concepts
-        self.network, self.concepts = network.eval(), tuple(concepts)
+        self.network, self.concepts, self.temperature = network.eval(), tuple(concepts), temperature
 
     @torch.inference_mode()
     def __call__(self, pictures: Tensor) -> list[list[Found]]:
@@ -82,20 +89,15 @@ class Judge:
         if len(rows) == 0:
             return found
         names = self.network.name(cut_out(pixels, rows, boxes, self.network.config.namer_size))
-        sure, concepts = names.concept.softmax(1).max(1)
-        styles, colours = names.style.argmax(1), names.colour.argmax(1)
-        for n, concept in enumerate(map(int, concepts)):
-            if concept == len(self.concepts):
+        sure, concepts = names.cooled(self.temperature).concept.softmax(1).max(1)
+        for n, number in enumerate(map(int, concepts)):
+            if number == len(self.concepts):
                 continue  # nothing that it knows
+            concept = self.concepts[number]
+            style = None if concept in SHAPES else STYLES[int(names.look[n, number].argmax())]
             left, top, right, bottom = map(float, boxes[n])
-            thing = Found(
-                self.concepts[concept],
-                float(sure[n]),
-                (left, top, right, bottom),
-                STYLE_NAMES[int(styles[n])],
-                COLOUR_NAMES[int(colours[n])],
-            )
-            found[int(rows[n])].append(thing)
+            colour = COLOUR_NAMES[int(names.colour[n].argmax())] or _own_colour(concept, style)
+            found[int(rows[n])].append(Found(concept, float(sure[n]), (left, top, right, bottom), style, colour))
         return [sorted(things, key=lambda thing: -thing.confidence) for things in found]
 
     @torch.inference_mode()
@@ -107,18 +109,41 @@ class Judge:
         return self.network.namer.features(cut_out(pixels, torch.arange(len(pixels)), whole, size))
 
 
+@cache
+def _own_colour(concept: str, style: Style | None) -> str | None:
+    """The name of the colour that a drawing has by itself: a rose as its artist drew it is a red rose, too."""
+    own = None if style is None else corpus()[concept].looks[style].colour
+    return None if own is None else name_of(own)
+
+
+def narrowed(judge: Judge, concepts: Sequence[str]) -> Judge:
+    """The same judge, who has never heard of the others.
+
+    Raises `ValueError` for a concept that it does not know.
+    """
+    if unknown := sorted(set(concepts) - set(judge.concepts)):
+        raise ValueError(f"this oracle does not know {', '.join(unknown[:5])}; it was trained on another corpus")
+    network, rows = judge.network, torch.tensor([judge.concepts.index(concept) for concept in concepts])
+    state, looks = network.state_dict(), network.config.num_looks
+    for name in ("namer.look.weight", "namer.look.bias"):
+        state[name] = state[name].unflatten(0, (-1, looks))[rows].flatten(0, 1)
+    small = Oracle(replace(network.config, num_concepts=len(concepts)))
+    small.load_state_dict(state)
+    return Judge(small, concepts, judge.temperature)
+
+
 def load_oracle(which: Bundled | Path = "first") -> Judge:
     """A bundled oracle, or one from a file that `recipes.oracle` wrote.
 
     Raises `ValueError` for a file that holds none.
     """
     path = which if isinstance(which, Path) else bundled(which)
-    tensors = open_file(path)
-    config, concepts = _told(path, tensors)
+    tensors = expanded(open_file(path), path)
+    config, concepts, temperature = _told(path, tensors)
     with blueprint():
         network = Oracle(config)
     fill(network, tensors, torch.float32, torch.device("cpu"))
-    return Judge(network, concepts)
+    return Judge(network, concepts, temperature)
 
 
 def bundled(which: Bundled) -> Path:
@@ -126,13 +151,14 @@ def bundled(which: Bundled) -> Path:
     return Path(__file__).parents[1] / "pretrained" / "oracles" / f"{which}.safetensors"
 
 
-def write_oracle(path: Path, network: Oracle, concepts: Sequence[str] | None = None) -> None:
+def write_oracle(path: Path, network: Oracle, concepts: Sequence[str] | None = None, temperature: float = 1.0) -> None:
     """A safetensors file that `load_oracle` opens."""
     config = network.config
     told = {
         "finder": _as_json(config.finder),
         "namer": _as_json(config.namer),
         "concepts": list(concept_names() if concepts is None else concepts),
+        "temperature": temperature,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, from_state(network.state_dict()), {FORMAT: json.dumps(told)})
@@ -143,15 +169,18 @@ def _as_json(trunk: TrunkConfig) -> dict[str, object]:
     return {"kind": kind, **asdict(trunk)}
 
 
-def _told(path: Path, tensors: Tensors) -> tuple[OracleConfig, Sequence[str]]:
-    """What the file's metadata says: the architecture, and which concepts its namer knows."""
+def _told(path: Path, tensors: Tensors) -> tuple[OracleConfig, Sequence[str], float]:
+    """What the file's metadata says: the architecture, which concepts its namer knows, and its temperature."""
     try:
         told = cast(dict[str, Any], json.loads(tensors.metadata[FORMAT]))
         concepts = [str(concept) for concept in told["concepts"]]
         finder, namer = _trunk(**told["finder"]), _trunk(**told["namer"])
+        temperature = float(told.get("temperature", 1.0))
+        if not 0 < temperature < inf:
+            raise ValueError("no temperature")
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{path} holds no oracle: its metadata has no {FORMAT} that could be read") from None
-    return replace(RESIDUAL, finder=finder, namer=namer, num_concepts=len(concepts)), concepts
+    return replace(RESIDUAL, finder=finder, namer=namer, num_concepts=len(concepts)), concepts, temperature
 
 
 def _trunk(kind: str, **numbers: int | list[int]) -> TrunkConfig:

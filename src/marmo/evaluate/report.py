@@ -16,7 +16,9 @@ from marmo.evaluate import figures, tables
 from marmo.evaluate.geneval import CHECKS
 from marmo.evaluate.judging import Mark
 from marmo.evaluate.limits import PERFECT
+from marmo.evaluate.look_alikes import LookAlike, as_image
 from marmo.evaluate.measures import Line
+from marmo.evaluate.pictures import Picture
 from marmo.evaluate.scores import (
     OVERALL,
     Gap,
@@ -60,6 +62,8 @@ class Report:
     outcome: Outcome | None
     lines: Sequence[Line] = ()
     """Numbers that are not about prompts of the corpus: distances, similarities."""
+    look_alikes: Sequence[LookAlike] = ()
+    """Pictures beside the training pictures that they look like."""
 
 
 def facts(outcome: Outcome | None) -> dict[str, str]:
@@ -110,6 +114,8 @@ def _sections(report: Report) -> Iterator[str]:
         yield _instrument(outcome)
     if report.lines:
         yield _lines(report.lines)
+    if report.look_alikes:
+        yield _look_alikes(report.look_alikes)
     if outcome is not None:
         yield _pictures(outcome)
         yield _meanings(outcome)
@@ -288,6 +294,27 @@ def _lines(lines: Sequence[Line]) -> str:
         "A number that is measured in features can only be compared with one of the same features.",
         tables.table(["", "value", "what it says, and what it rests on"], rows),
     )
+
+
+def _look_alikes(pairs: Sequence[LookAlike]) -> str:
+    return _section(
+        "Nearest training pictures",
+        "The pictures (left) that lie closest to a training picture (right), and how much closer than to the nearest "
+        "picture that training never saw: far below 1 is a copy, about 1 is new.",
+        f'<div class="wall pairs">{"".join(map(_pair, pairs))}</div>',
+    )
+
+
+def _pair(pair: LookAlike) -> str:
+    return (
+        f'<figure><div class="frame pair">{_half(pair.picture)}{_half(pair.train)}</div>'
+        f'<figcaption><span class="prompt">{escape(pair.picture.prompt or pair.picture.name)}</span>'
+        f'<span class="soft">{pair.ratio:.2f}, {escape(pair.train.name)}</span></figcaption></figure>\n'
+    )
+
+
+def _half(picture: Picture) -> str:
+    return f'<img alt="{escape(picture.name)}" src="{figures.data_uri(as_image(picture))}">'
 
 
 def _pictures(outcome: Outcome) -> str:

@@ -41,7 +41,7 @@ def places(settings: Settings, more: Sequence[Path] = ()) -> Iterator[Place]:
 
     Raises `ValueError` for a folder that was named and is not there.
     """
-    yield Place("bundled", Path(str(files("marmo"))) / "pretrained")
+    yield Place("bundled", Path(str(files("marmo"))) / "pretrained" / "models")  # beside it lie those that judge
     yield Place("marmo", models_folder())
     models = settings.models
     for path in (*more, *models.folders):

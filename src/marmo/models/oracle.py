@@ -12,16 +12,18 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
-from marmo.models.compact_transformer import CompactTransformer, CompactTransformerConfig
 from marmo.models.resnet import ResNet, ResNetConfig
+from marmo.models.vgg import VGG, VGGConfig
 from marmo.nn.engine import Conv2d, Linear
 
-TrunkConfig = ResNetConfig | CompactTransformerConfig
+TrunkConfig = ResNetConfig | VGGConfig
 
 STRIDE = 8                                # of either trunk
 CELLS_PER_FEATURE = 2                     # along a side: the finder's cells are 4 pixels wide
+MARGIN = 1.16                             # a cut-out is so many times as large as the box that it is for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,7 @@ class OracleConfig:
     finder: TrunkConfig
     namer: TrunkConfig
     num_concepts: int
-    num_styles: int
+    num_looks: int                        # of every concept: artists' drawings of it, or a shape's fillings
     num_colours: int                      # without the drawing's own
     finder_size: int = 64                 # pixels along the side of the picture that the finder takes
     namer_size: int = 48                  # and of the cut-outs
@@ -40,14 +42,14 @@ class OracleConfig:
 RESIDUAL = OracleConfig(
     finder=ResNetConfig(widths=(32, 96)),
     namer=ResNetConfig(widths=(64, 224)),
-    num_concepts=934,
-    num_styles=3,
+    num_concepts=863,
+    num_looks=3,
     num_colours=11,
 )
 GUARD = replace(
     RESIDUAL,
-    finder=CompactTransformerConfig(image_size=64, width=96, num_layers=3, num_heads=3),
-    namer=CompactTransformerConfig(image_size=48, width=160, num_layers=6, num_heads=5),
+    finder=VGGConfig(widths=(16, 32, 48, 64)),
+    namer=VGGConfig(widths=(24, 48, 96, 144)),
 )
 
 
@@ -62,9 +64,18 @@ class Cells(NamedTuple):
 class Names(NamedTuple):
     """What the namer says of a cut-out."""
 
-    concept: Tensor                       # B K + 1; the last one is "nothing that I know"
-    style: Tensor                         # B K + 1; the last one is a drawn shape's
+    look: Tensor                          # B K L, for every look of every concept
+    nothing: Tensor                       # B 1: it is nothing that I know
     colour: Tensor                        # B K + 1; the last one is "as its artist coloured it"
+
+    @property
+    def concept(self) -> Tensor:
+        """Whichever look it has.  -> B K + 1; the last one is "nothing that I know"; logits."""
+        return torch.cat([self.look.logsumexp(2), self.nothing], 1)
+
+    def cooled(self, temperature: float) -> "Names":
+        """As sure of what it is as it may be (Guo et al. 2017, "On Calibration of Modern Neural Networks")."""
+        return self._replace(look=self.look / temperature, nothing=self.nothing / temperature)
 
 
 class Oracle(nn.Module):
@@ -102,14 +113,18 @@ class Finder(nn.Module):
 
 
 class Namer(nn.Module):
-    """A trunk, the average of its cells, three classifiers."""
+    """A trunk, the average of its cells, classifiers.
+
+    Every look of a concept is a class of its own: two artists' drawings of a fox need not look alike to the trunk.
+    """
 
     def __init__(self, config: OracleConfig) -> None:
         super().__init__()
         width = config.namer.out_channels
+        self.num_looks = config.num_looks
         self.trunk = _trunk(config.namer)
-        self.concept = Linear(width, config.num_concepts + 1)
-        self.style = Linear(width, config.num_styles + 1)
+        self.look = Linear(width, config.num_concepts * config.num_looks)
+        self.nothing = Linear(width, 1)
         self.colour = Linear(width, config.num_colours + 1)
 
     def features(self, crops: Tensor) -> Tensor:
@@ -119,11 +134,12 @@ class Namer(nn.Module):
     def forward(self, crops: Tensor) -> Names:
         """B 3 S S -> logits."""
         x = self.features(crops)                                                      # B C
-        return Names(self.concept(x), self.style(x), self.colour(x))
+        looks = rearrange(self.look(x), "b (k l) -> b k l", l=self.num_looks)         # B K L
+        return Names(looks, self.nothing(x), self.colour(x))
 
 
 def cut_out(pixels: Tensor, rows: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Squares around boxes, with a margin of 8 % of their side on every side.
+    """Squares around boxes, `MARGIN` times as large as their longer side.
 
     Args:
         pixels: pictures, B 3 H W, best no larger than 128 pixels, since every output pixel averages four samples.
@@ -133,7 +149,7 @@ def cut_out(pixels: Tensor, rows: Tensor, boxes: Tensor, size: int) -> Tensor:
     Returns: N 3 `size` `size`; beyond a picture's edge its border goes on.
     """
     middle = boxes[:, :2] + boxes[:, 2:] - 1                                          # N 2, in [-1, 1]
-    half = 1.16 * (boxes[:, 2:] - boxes[:, :2]).amax(1)                               # N
+    half = MARGIN * (boxes[:, 2:] - boxes[:, :2]).amax(1)                               # N
     turn = torch.zeros(len(boxes), 2, 3, device=pixels.device)
     turn[:, 0, 0] = turn[:, 1, 1] = half
     turn[:, :, 2] = middle
@@ -152,5 +168,5 @@ def _trunk(config: TrunkConfig) -> nn.Module:
     match config:
         case ResNetConfig():
             return ResNet(config)
-        case CompactTransformerConfig():
-            return CompactTransformer(config)
+        case VGGConfig():
+            return VGG(config)

@@ -43,8 +43,13 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pixels B 3 H W -> B C H/8 W/8."""
-        x = F.relu(self.norm(self.patches(x)))                                        # B C H/4 W/4
-        return self.level2(self.level1(x))                                            # B C' H/8 W/8
+        return self.levels(x)[-1]
+
+    def levels(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Pixels B 3 H W -> what it makes of them on the way: patches, B C H/4 W/4, B C' H/8 W/8."""
+        patches = F.relu(self.norm(self.patches(x)))                                  # B C H/4 W/4
+        fine = self.level1(patches)                                                   # B C H/4 W/4
+        return patches, fine, self.level2(fine)                                       # B C' H/8 W/8
 
 
 class Block(nn.Module):

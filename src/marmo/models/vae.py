@@ -59,7 +59,7 @@ class VAE(nn.Module):
         super().__init__()
         self.config = config
         latents = config.latent_channels
-        self.encoder = Encoder(config)
+        self.encoder = Encoder(config, 2 * latents)
         self.to_moments = Conv2d(2 * latents, 2 * latents, 1)
         self.from_latents = Conv2d(latents, latents, 1)
         self.decoder = Decoder(config)
@@ -75,19 +75,19 @@ class VAE(nn.Module):
 
 
 class Encoder(nn.Module):
-    """conv, levels that halve, middle, conv to twice the latent channels."""
+    """conv, levels that halve, middle, conv to `out_channels`."""
 
-    def __init__(self, config: VAEConfig) -> None:
+    def __init__(self, config: VAEConfig, out_channels: int) -> None:
         super().__init__()
         deepest = config.channels[-1]
         self.conv_in = Conv2d(3, config.channels[0], 3, padding=1)
         self.down = nn.ModuleList(DownLevel(config, level) for level in range(len(config.channels)))
         self.mid = Middle(deepest, config.num_groups)
         self.norm_out = nn.GroupNorm(config.num_groups, deepest, eps=1e-6)
-        self.conv_out = Conv2d(deepest, 2 * config.latent_channels, 3, padding=1)
+        self.conv_out = Conv2d(deepest, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """B 3 H W -> B 2Z H/F W/F."""
+        """B 3 H W -> B O H/F W/F."""
         x = self.conv_in(x)
         for level in self.down:
             x = level(x)

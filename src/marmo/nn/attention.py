@@ -8,7 +8,7 @@ from typing import NamedTuple
 from einops import rearrange
 from torch import Tensor, nn
 
-from marmo.nn.engine import Linear, attend
+from marmo.nn.engine import SCORE_BYTES, Linear, attend
 
 
 class KeysValues(NamedTuple):
@@ -28,6 +28,9 @@ class Attention(nn.Module):
         qkv_bias: biases on the three input projections.  The output projection always has one.
     """
 
+    score_bytes = SCORE_BYTES
+    """See `bound_scores`."""
+
     def __init__(self, width: int, num_heads: int, context_width: int | None = None, qkv_bias: bool = False) -> None:
         super().__init__()
         context_width = width if context_width is None else context_width
@@ -46,8 +49,15 @@ class Attention(nn.Module):
         keys, values = self.project(x) if context is None else context
         q = self._heads(self.q(x))                                                   # B N T D
         batch = q.shape[0]
-        x = attend(q, keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), causal)
+        x = attend(q, keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), causal, self.score_bytes)
         return self.out(rearrange(x, "b n t d -> b t (n d)"))                        # B T W
 
     def _heads(self, x: Tensor) -> Tensor:
         return rearrange(x, "b t (n d) -> b n t d", n=self.num_heads)
+
+
+def bound_scores(network: nn.Module, score_bytes: int) -> None:
+    """From now on no attention of a network has a score matrix of more bytes."""
+    for module in network.modules():
+        if isinstance(module, Attention):
+            module.score_bytes = score_bytes

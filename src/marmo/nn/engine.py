@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 SCORE_BYTES = 1 << 30
@@ -40,14 +39,24 @@ def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, score_bytes: i
 
 
 class Linear(nn.Linear):
-    """x @ weight.T + bias over the last axis."""
+    """x @ weight.T + bias over the last axis.
+
+    torch gives float32 products on the CPU to MKL, which is slow on processors that are not Intel's; oneDNN is not.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """... I -> ... O."""
+        if _by_onednn(input, self.weight):
+            return _multiply(input, self.weight, self.bias)
+        return super().forward(input)
 
 
 class Conv2d(nn.Conv2d):
     """Convolution over H and W of BCHW.
 
-    On the CPU, oneDNN rearranges the kernel at every call.  For a large kernel over a small picture (the inner levels
-    of Stable Diffusion's U-Net) that costs more than the product of kernel and patches, which takes it as it is.
+    On the CPU a picture is laid out channels last, as oneDNN computes; else it would be rearranged there and back at
+    every call.  The kernel is rearranged too, and for a large one over a small picture (the inner levels of Stable
+    Diffusion's U-Net) that costs more than the product of kernel and patches, which takes it as it is.
     """
 
     wrap = Wrap()
@@ -55,6 +64,8 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """B C H W -> B O H' W'."""
+        if input.device.type == "cpu" and not _tracked(input, self.weight):
+            input = input.contiguous(memory_format=torch.channels_last)
         if any(self.wrap):
             assert not isinstance(self.padding, str)
             rows, columns = self.padding
@@ -69,7 +80,7 @@ class Conv2d(nn.Conv2d):
         form = self.kernel_size, self.stride, self.padding, self.dilation, self.groups
         plain = form == ((3, 3), (1, 1), (1, 1), (1, 1), 1) and self.padding_mode == "zeros"
         large = self.weight.nbytes > LARGE_KERNEL and x.numel() <= x.shape[1] * self.out_channels
-        return plain and large and self.weight.dtype is torch.float32 and self.weight.device.type == "cpu"
+        return plain and large and _by_onednn(x, self.weight)
 
 
 @contextmanager
@@ -94,9 +105,27 @@ def pad(x: Tensor, left: int, right: int, top: int, bottom: int, wrap: Wrap) -> 
 
 def convolve_patches(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A 3x3 convolution with zeros around the picture, as one product.  x B C H W, weight O C 3 3 -> B O H W."""
-    height, width = x.shape[2:]
-    patches = F.pad(x, (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1)                  # B C H W 3 3
-    columns = rearrange(patches, "b c h w i j -> (c i j) (b h w)")
-    y = weight.flatten(1) @ columns                                                   # O BHW
-    y = y if bias is None else y + bias[:, None]
-    return rearrange(y, "o (b h w) -> b o h w", h=height, w=width)
+    batch, channels, height, width = x.shape
+    pixels = F.pad(x, (1, 1, 1, 1)).permute(0, 2, 3, 1)                               # B H+2 W+2 C
+    patches = x.new_empty(batch, height, width, channels, 9)
+    for offset in range(9):
+        top, left = divmod(offset, 3)
+        patches[..., offset] = pixels[:, top : top + height, left : left + width]
+    y = _multiply(patches.flatten(3), weight.flatten(1), bias)                        # B H W O
+    return y.permute(0, 3, 1, 2)
+
+
+def _by_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Whether torch would ask MKL, and for a product that no gradient is wanted of."""
+    there = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()
+    kinds = {(tensor.device.type, tensor.dtype) for tensor in (x, weight)}
+    return there and kinds == {("cpu", torch.float32)} and not _tracked(x, weight)
+
+
+def _tracked(x: Tensor, weight: Tensor) -> bool:
+    return torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+
+
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x @ weight.T + bias by oneDNN.  No gradient flows through it."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")

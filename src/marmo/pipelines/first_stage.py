@@ -6,34 +6,55 @@ Shapes: B batch, C channels, Z latent channels, H W height and width of the late
 import math
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from marmo.models.vae import VAE, Moments
 from marmo.nn.engine import Wrap, wrapped
-from marmo.pipelines.tiles import Grid, in_tiles
+from marmo.pipelines.tiles import Grid, in_tiles, starts
 
 WHOLE = 96 * 96
 """Latents (768 x 768 pixels) up to which the autoencoder works in one piece."""
 WIDENED = "the autoencoder overflowed in half precision, so the picture was decoded again in float32"
 IN_SMALL_TILES = "memory ran out, so the picture was decoded in small tiles"
-TILE = 64
-OVERLAP = 16
-SMALL_TILE = 32
+TILE, OVERLAP = 64, 16
+SMALL_TILE, SMALL_OVERLAP = 32, 10
 """Where memory is short: a quarter of a tile's, for more seams."""
 FLAT = Wrap()
 
 
-def encode(vae: VAE, pixels: Tensor, wrap: Wrap = FLAT) -> Moments:
-    """Pixels B 3 FH FW in [-1, 1] -> the distribution of their scaled latents, float32."""
+class Pieces(NamedTuple):
+    """How many tiles a picture is decoded in, and how many latents high and wide each is."""
+
+    number: int
+    size: tuple[int, int]
+
+
+def pieces(height: int, width: int, small: bool = False) -> Pieces:
+    """The tiles of so many latents that do not wrap."""
+    grid = _grid(small, 1, 1)
+    if height * width <= grid.whole:
+        return Pieces(1, (height, width))
+    count = len(starts(height, grid, wraps=False)) * len(starts(width, grid, wraps=False))
+    return Pieces(count, (min(grid.tile, height), min(grid.tile, width)))
+
+
+def encode(vae: VAE, pixels: Tensor, wrap: Wrap = FLAT, small: bool = False) -> Moments:
+    """Pixels B 3 FH FW in [-1, 1] -> the distribution of their scaled latents, float32.
+
+    Args:
+        wrap: along which axes the picture's edges meet.
+        small: whether to take small tiles, whatever the size.
+    """
 
     def moments(part: Tensor, around: Wrap) -> Tensor:
         with wrapped(vae, around):
             return torch.cat(vae.encode(part.to(_dtype(vae))), dim=1).float()
 
     config = vae.config
-    grid = Grid(WHOLE, TILE, OVERLAP, inner=config.factor, outer=1)
+    grid = _grid(small, config.factor, 1)
     mean, logvar = in_tiles(moments, pixels, 2 * config.latent_channels, grid, wrap).chunk(2, dim=1)
     return Moments(mean * config.latent_scale, logvar + 2 * math.log(config.latent_scale))
 
@@ -42,6 +63,7 @@ def decode(vae: VAE, latents: Tensor, wrap: Wrap = FLAT, small: bool = False) ->
     """Scaled latents B Z H W -> pixels B 3 FH FW in [-1, 1], float32.
 
     Args:
+        wrap: along which axes the picture's edges meet.
         small: whether to take small tiles, whatever the size.
     """
 
@@ -49,9 +71,13 @@ def decode(vae: VAE, latents: Tensor, wrap: Wrap = FLAT, small: bool = False) ->
         with wrapped(vae, around):
             return vae.decode((part / vae.config.latent_scale).to(_dtype(vae))).float()
 
-    whole, tile = (0, SMALL_TILE) if small else (WHOLE, TILE)
-    grid = Grid(whole, tile, OVERLAP, inner=1, outer=vae.config.factor)
-    return in_tiles(pixels, latents, 3, grid, wrap).clamp(-1, 1)
+    return in_tiles(pixels, latents, 3, _grid(small, 1, vae.config.factor), wrap).clamp(-1, 1)
+
+
+def _grid(small: bool, inner: int, outer: int) -> Grid:
+    if small:
+        return Grid(SMALL_TILE**2, SMALL_TILE, SMALL_OVERLAP, inner, outer)
+    return Grid(WHOLE, TILE, OVERLAP, inner, outer)
 
 
 @contextmanager

@@ -1,30 +1,31 @@
-"""What a picture will cost before it is painted: memory from sizes, time from one measured step."""
+"""What a picture will cost before it is painted: memory from a rehearsal, time from a short probe of the machine.
+
+The probe runs, with random numbers, the heaviest convolutions, products and attentions of the request and reckons the
+rest from their rates.  No weight is read and no step is painted.
+"""
 
 import time
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
+from torch.nn import Parameter
 
-from marmo.diffusion.samplers import ASK_TWICE, CFG_PP
-from marmo.models.unet import UNet
-from marmo.models.vae import VAE
-from marmo.nn.blueprint import blueprint
-from marmo.pipelines import first_stage
-from marmo.pipelines.card import LatentCard
-from marmo.pipelines.events import Step
+from marmo.nn.engine import Conv2d, Linear, attend
+from marmo.nn.rehearsal import Kind, Work
+from marmo.pipelines.footprint import expected_memory, needs
 from marmo.pipelines.latent import LatentDiffusion
-from marmo.pipelines.painter import LATENTS_PER_CALL, resolved
+from marmo.pipelines.residence import MODES
 from marmo.request import ImageRequest
 
-# Numbers held at the peak, in units of the widest layer's output; measured with Stable Diffusion 1's networks, see
-# `benchmarks/memory.py`.
-UNET_COPIES = 24
-DECODER_COPIES = 4
-PROCESS_BYTES = 350 << 20
-"""Python, torch and its threads before any weight."""
-
-PROMPT_TOKENS = 77
+PROBED = 2
+"""Of each kind of work, this many that take the most arithmetic are tried."""
+BESIDE = 1.12
+"""Norms, activations, sums and copies, beside the three operations that are probed; of the whole time with Stable
+Diffusion 1 on a CPU they are 8 % in the U-Net and 13 % in the decoder."""
 
 
 @dataclass(frozen=True)
@@ -36,65 +37,66 @@ class Forecast:
 
 
 def forecast(model: LatentDiffusion, request: ImageRequest) -> Forecast:
-    """Paint one step of a request (a second one where the first only warms up) and reckon the rest from it."""
+    """What a request will take."""
     whole = model.resolve(request)
-    evaluations = (len(model.sigmas(whole)) - 1) * (2 if whole.sampler in ASK_TWICE else 1)
-    step = _measure_step(model, whole)
-    decoding = step * _decoder_flops(model.card, whole) / _step_flops(model.card, whole)
-    others = sum(_num_weights(painter.card) for painter in model.painters[1:]) * model.dtype.itemsize
-    return Forecast(expected_memory(model.card, whole, model.dtype) + others, step * evaluations + decoding)
+    if whole.hires.acts or model.card.task == "upscale":
+        raise ValueError("--estimate knows one pass of a model that paints; leave hires out, or an upscaler")
+    mode = model.residence.mode
+    cards = [painter.card for painter in model.painters[: 2 if whole.refiner.model else 1]]
+    calls = Counter[Work]()
+    for need in needs(model.card, whole, model.dtype, MODES[mode]):
+        calls += need.calls
+    return Forecast(expected_memory(cards, whole, model.dtype, mode), _seconds(calls, model.device, model.dtype))
 
 
-def expected_memory(card: LatentCard, request: ImageRequest, dtype: torch.dtype) -> int:
-    """Bytes at the peak of painting a resolved request: weights, and the larger of a step and a decoding."""
-    latents = _latents(card, request)
-    rows = min(_rows(request), max(1, LATENTS_PER_CALL // latents))
-    step = UNET_COPIES * rows * latents * card.unet.channels[0]
-    piece = min(latents, first_stage.WHOLE) * card.vae.factor**2
-    decoding = DECODER_COPIES * piece * card.vae.channels[min(1, len(card.vae.channels) - 1)]
-    return PROCESS_BYTES + dtype.itemsize * (_num_weights(card) + max(step, decoding))
+def _seconds(calls: Counter[Work], device: torch.device, dtype: torch.dtype) -> float:
+    """All those calls, at the rates of the heaviest of each kind."""
+    total = 0.0
+    for kind, probe in PROBES.items():
+        flops = Counter({work: work.flops * count for work, count in calls.items() if work.kind == kind})
+        tried = [work for work, _ in flops.most_common(PROBED)]
+        seconds = sum(_time(probe(work, device, dtype)) * calls[work] for work in tried)
+        total += seconds * flops.total() / max(1, sum(flops[work] for work in tried))
+    return total * BESIDE
 
 
-def _num_weights(card: LatentCard) -> int:
-    return sum(info.num_elements for part in card.weights.values() for info in part.infos.values())
-
-
-def _measure_step(model: LatentDiffusion, request: ImageRequest) -> float:
-    marks: list[float] = []
-    for event in model.stream(request):
+def _time(run: Callable[[], Tensor]) -> float:
+    """Seconds of a call, the quicker of two after one that warms up: other programs come in between."""
+    marks = [time.perf_counter()]
+    for _ in range(3):
+        float(run().flatten()[0])  # a device that runs ahead is waited for
         marks.append(time.perf_counter())
-        if isinstance(event, Step) and (event.index == 1 or event.total == 1):
-            break
-    return marks[-1] - marks[-2]
+    return min(after - before for before, after in pairwise(marks[1:]))
 
 
-def _step_flops(card: LatentCard, request: ImageRequest) -> int:
-    with blueprint():
-        unet = UNet(card.unet)
-        x = torch.empty(_rows(request), card.unet.in_channels, *_size(card, request))
-        context = unet.project(torch.empty(1, PROMPT_TOKENS, card.unet.context_width))
-        vector = torch.empty(1, card.unet.vector_width)
-        with FlopCounterMode(display=False) as counter:
-            unet(x, torch.empty(len(x)), context, vector)
-    return counter.get_total_flops()
+def _convolution(work: Work, device: torch.device, dtype: torch.dtype) -> Callable[[], Tensor]:
+    x, weight = _random(work, device, dtype)
+    out, channels, height, width = weight.shape
+    conv = Conv2d(channels, out, (height, width), work.stride, (height // 2, width // 2), bias=False)
+    conv.weight = Parameter(weight, requires_grad=False)
+    x = x.contiguous(memory_format=torch.channels_last)
+    return lambda: conv(x)
 
 
-def _decoder_flops(card: LatentCard, request: ImageRequest) -> int:
-    with blueprint():
-        vae = VAE(card.vae)
-        with FlopCounterMode(display=False) as counter:
-            vae.decode(torch.empty(request.num_images, card.vae.latent_channels, *_size(card, request)))
-    return counter.get_total_flops()
+def _product(work: Work, device: torch.device, dtype: torch.dtype) -> Callable[[], Tensor]:
+    x, weight = _random(work, device, dtype)
+    linear = Linear(*reversed(weight.shape), bias=False)
+    linear.weight = Parameter(weight, requires_grad=False)
+    return lambda: linear(x)
 
 
-def _rows(request: ImageRequest) -> int:
-    return request.num_images * (1 if request.guidance_scale == 1 and request.sampler not in CFG_PP else 2)
+def _attention(work: Work, device: torch.device, dtype: torch.dtype) -> Callable[[], Tensor]:
+    q, k, v = _random(work, device, dtype)
+    return lambda: attend(q, k, v)
 
 
-def _size(card: LatentCard, request: ImageRequest) -> tuple[int, int]:
-    return resolved(request.height) // card.vae.factor, resolved(request.width) // card.vae.factor
+def _random(work: Work, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator).to(device, dtype) for shape in work.shapes]
 
 
-def _latents(card: LatentCard, request: ImageRequest) -> int:
-    height, width = _size(card, request)
-    return height * width
+PROBES: Mapping[Kind, Callable[[Work, torch.device, torch.dtype], Callable[[], Tensor]]] = {
+    "convolution": _convolution,
+    "product": _product,
+    "attention": _attention,
+}

@@ -83,12 +83,9 @@ class Enlarging:
         larger = yield from self._latents(latents, source, shape)
         return Beginning(larger + noise)
 
-    def finish(self, pixels: Tensor) -> Tensor:
-        """Pixels of the second pass's size, of the first's where the second paints nothing.
-
-        B 3 H W in [-1, 1] -> B 3 and that size.
-        """
-        return self._enlarged(pixels, wrap_of(self.walk.request)) if self.is_all else pixels
+    def finish(self, pixels: Tensor, wrap: Wrap) -> Tensor:
+        """Decoded pixels, of the first pass's size where the second paints nothing -> B 3 of the second's."""
+        return self._enlarged(pixels, wrap) if self.is_all else pixels
 
     def _latents(
         self, latents: Tensor, source: sources.NoiseSource, shape: tuple[int, int, int]

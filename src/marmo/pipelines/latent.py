@@ -12,7 +12,9 @@ from torch import Tensor
 from marmo.diffusion import samplers, schedules, sources
 from marmo.files.record import Record
 from marmo.models.tiny_decoder import TinyDecoder
+from marmo.models.vae import VAE
 from marmo.pipelines import first_stage
+from marmo.pipelines.advice import explaining
 from marmo.pipelines.beginning import Beginning, Opening, check_task
 from marmo.pipelines.canvas import inputs, painted_size
 from marmo.pipelines.card import LatentCard
@@ -23,6 +25,7 @@ from marmo.pipelines.painter import Ask, Decode, Painter, resolved
 from marmo.pipelines.pixels import to_pictures
 from marmo.pipelines.preview import linear_preview, tiny_preview
 from marmo.pipelines.provenance import records, weight_hashes
+from marmo.pipelines.residence import Residence
 from marmo.pipelines.tiling import wrap_of
 from marmo.pipelines.upscaler import Upscaler
 from marmo.request import ImageRequest
@@ -36,6 +39,7 @@ class LatentDiffusion(Painter):
         preview: a tiny decoder, already loaded, for `Step.preview`; without one the preview has a pixel per latent.
         refiner: a second model, which paints the end of the requests that name it.
         upscaler: a network that enlarges between the two passes of the requests that name it.
+        residence: where the parts are while they are not needed; by default on the device.
     """
 
     def __init__(
@@ -46,12 +50,17 @@ class LatentDiffusion(Painter):
         preview: TinyDecoder | None = None,
         refiner: Painter | None = None,
         upscaler: Upscaler | None = None,
+        residence: Residence | None = None,
     ) -> None:
-        super().__init__(card, device, dtype)
+        super().__init__(card, device, dtype, residence)
         if refiner is not None:
             check_refiner(card, refiner.card)
         self.refiner, self.upscaler = refiner, upscaler
-        self.preview = linear_preview(self.vae) if preview is None else tiny_preview(preview)
+        self.preview = linear_preview(self._present_vae) if preview is None else tiny_preview(preview)
+
+    def _present_vae(self) -> VAE:
+        self.bring("vae")
+        return self.vae
 
     @property
     def painters(self) -> tuple[Painter, ...]:
@@ -67,10 +76,11 @@ class LatentDiffusion(Painter):
             self.upscaler.load()
 
     def generate(self, request: ImageRequest) -> Result:
-        """Paint a request to its end."""
-        for event in self.stream(request):
-            if isinstance(event, Result):
-                return event
+        """Paint a request to its end.  Where memory runs out, `NoRoom` says what to change."""
+        with explaining(self, request):
+            for event in self.stream(request):
+                if isinstance(event, Result):
+                    return event
         raise AssertionError("a stream ends with its result")
 
     def stream(self, request: ImageRequest) -> Iterator[Event]:
@@ -112,12 +122,13 @@ class LatentDiffusion(Painter):
                 begun = yield from enlarging.begin(latents, source)
                 latents = yield from self._paint(second, source, begun, its_experts)
         yield Stage("decoding")
-        decoded = [Decode(self, row, wrap_of(request)) for row in torch.split(latents, 1)]
+        wrap = wrap_of(request)
+        decoded = [Decode(self, row, wrap) for row in torch.split(latents, 1)]
         yield from decoded
         pixels = [resolved(one.pixels) for one in decoded]
         if enlarging is not None:
-            pixels = [enlarging.finish(picture) for picture in pixels]
-        pictures = tuple(opening.finish(picture) for one in pixels for picture in to_pictures(one))
+            pixels = [enlarging.finish(whole, wrap) for whole in pixels]
+        pictures = tuple(opening.finish(picture) for whole in pixels for picture in to_pictures(whole))
         notes += (first_stage.WIDENED,) * any(one.widened for one in decoded)
         notes += (first_stage.IN_SMALL_TILES,) * any(one.small for one in decoded)
         yield Result(pictures, self._records(request, passes, experts), tuple(dict.fromkeys(notes)))
@@ -199,7 +210,7 @@ class LatentDiffusion(Painter):
         self, walk: Pass, source: sources.NoiseSource, begun: Beginning, experts: Sequence[Expert]
     ) -> Generator[Ask | Step, None, Tensor]:
         """Walk down a pass from its beginning, showing every answer."""
-        kept = begun.kept
+        name, noise, kept = resolved(walk.request.sampler), self._noise(walk, source, begun.x), begun.kept
 
         def answer(query: samplers.Query) -> Generator[Ask | Step, None, samplers.Prediction]:
             expert = chosen(experts, query.sigma)
@@ -210,7 +221,6 @@ class LatentDiffusion(Painter):
             yield Step(walk.past + query.index, walk.total, float(query.sigma), prediction.x0, self.preview)
             return prediction
 
-        name, noise = resolved(walk.request.sampler), self._noise(walk, source, begun.x)
         sampling = samplers.sampling(name, begun.x, walk.sigmas, noise, walk.request.eta, self.table)
         return samplers.walk(sampling, answer)
 

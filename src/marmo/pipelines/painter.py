@@ -3,10 +3,10 @@
 Shapes: B pictures, C latent channels, H W height and width of the latents.
 """
 
-from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,20 +22,18 @@ from marmo.nn.blueprint import blueprint
 from marmo.nn.engine import Wrap, wrapped
 from marmo.pipelines import first_stage
 from marmo.pipelines.card import LatentCard, TowerCard
-from marmo.pipelines.conditioning import Clock, Conditioning
+from marmo.pipelines.conditioning import Clock, Conditioning, Text
 from marmo.pipelines.conditions import Condition, Conditions, blind, stack
 from marmo.pipelines.regions import Shares, shares
+from marmo.pipelines.residence import Part, Residence
 from marmo.pipelines.text_encoders import Encoded, TextEncoders, Tower
 from marmo.request import ImageRequest
 from marmo.text.bpe import ClipTokenizer, clip_tokenizer
 from marmo.text.emphasis import Emphasis
 from marmo.text.prompt import Chunk
-from marmo.weights.keymap import fill
 from marmo.weights.kinds import Slot
 
-LATENTS_PER_CALL = 16 * 64 * 64
-"""More rows than this many latents are asked in several calls, so that a large batch does not need a large memory."""
-
+PartName = Literal["text", "unet", "vae"]
 T = TypeVar("T")
 Remember = Callable[[Hashable, Callable[[], Encoded]], Encoded]
 """(what is read, how) -> the same as was read before, or read now; for those who keep texts between requests."""
@@ -54,10 +52,8 @@ class Question(NamedTuple):
 
     def alone(self) -> "list[Question]":
         """The same for every picture alone."""
-        return [
-            self._replace(x=x, condition=self.condition.of_picture(index))
-            for index, x in enumerate(torch.split(self.x, 1))
-        ]
+        pictures = enumerate(torch.split(self.x, 1))
+        return [self._replace(x=x, condition=self.condition.of_picture(index)) for index, x in pictures]
 
 
 @dataclass(eq=False)
@@ -90,6 +86,7 @@ class Decode:
     painter: "Painter"
     latents: Tensor
     wrap: Wrap = first_stage.FLAT
+    """Along which axes the picture's edges meet."""
     pixels: Tensor | None = None
     """1 3 FH FW in [-1, 1]."""
     widened: bool = False
@@ -111,10 +108,14 @@ class Painter:
 
     Args:
         card: the model; its weights are not read before `load`.
+        residence: where its parts are while they are not needed; by default on the device.
     """
 
-    def __init__(self, card: LatentCard, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, card: LatentCard, device: torch.device, dtype: torch.dtype, residence: Residence | None = None
+    ) -> None:
         self.card, self.device, self.dtype = card, device, dtype
+        self.residence = Residence(device, dtype) if residence is None else residence
         self.tokenizer = ClipTokenizer.from_folder(card.tokenizer) if card.tokenizer else clip_tokenizer()
         self.table = NoiseTable(card.betas)
         self.parametrisation = Parametrisation(card.target, self.table)
@@ -122,16 +123,26 @@ class Painter:
             towers = tuple(_tower(tower) for tower in card.towers)
             self.encoders = TextEncoders(towers, self.tokenizer.start, self.tokenizer.end)
             self.unet, self.vae = UNet(card.unet), VAE(card.vae)
+        texts = self._text_networks()
+        self._parts: Mapping[PartName, Part] = {
+            "text": Part(tuple(texts.values()), tuple(card.weights[slot] for slot in texts)),
+            "unet": Part((self.unet,), (card.weights["unet"],)),
+            "vae": Part((self.vae,), (card.weights["vae"],)),
+        }
         self.loaded = False
         self.remember: Remember = _forget
 
     def load(self) -> None:
-        """Read the weights, if they are not read yet."""
+        """Read the weights, if they are not read yet, as far as they are kept in memory."""
         if self.loaded:
             return
-        for slot, network in self.networks.items():
-            fill(network, self.card.weights[slot], self.dtype, self.device)
+        for part in self._parts.values():
+            self.residence.settle(part)
         self.loaded = True
+
+    def bring(self, part: PartName) -> None:
+        """Have a part's weights on the device, before its networks are asked anything.  The others may leave."""
+        self.residence.bring(self._parts[part])
 
     @property
     def networks(self) -> dict[Slot, nn.Module]:
@@ -145,11 +156,12 @@ class Painter:
         conditions = [
             question.condition.of_picture(index) for question in questions for index in range(len(question.x))
         ]
-        most = max(1, LATENTS_PER_CALL // (x.shape[2] * x.shape[3]))
+        most = max(1, self.residence.thrift.latents_per_call // (x.shape[2] * x.shape[3]))
         x0 = [self._denoise(x[rows], sigma[rows], conditions[rows]) for rows in _calls(conditions, most)]
         return list(torch.split(torch.cat(x0), [len(question.x) for question in questions]))
 
     def _denoise(self, x: Tensor, sigma: Tensor, conditions: Sequence[Condition]) -> Tensor:
+        self.bring("unet")
         context, vector, beside, wrap = stack(conditions)
 
         def network(x: Tensor, t: Tensor) -> Tensor:
@@ -181,23 +193,32 @@ class Painter:
             self.tokenizer,
             self.encoders.context_length,
             lambda chunks, emphasis: self._encode(chunks, resolved(request.clip_skip), emphasis),
-            lambda text: conditions.of(text.encoded, text.is_negative, text.is_empty),
+            lambda text: self._condition(conditions, text),
             blind,
             self.shares(request),
         ).guidance(self.parametrisation)
 
+    def _condition(self, conditions: Conditions, text: Text) -> Condition:
+        self.bring("unet")
+        return conditions.of(text.encoded, text.is_negative, text.is_empty)
+
     def _encode(self, chunks: Sequence[Chunk], skip: int, emphasis: Emphasis) -> Encoded:
-        key = tuple(chunks), skip, emphasis
-        encoded = self.remember(key, lambda: self.encoders.encode(chunks, skip, emphasis))
+        def read() -> Encoded:
+            self.bring("text")
+            return self.encoders.encode(chunks, skip, emphasis)
+
+        encoded = self.remember((tuple(chunks), skip, emphasis), read)
         self.finite(encoded.states, *self._text_networks())
         return encoded
 
     def moments(self, pixels: Tensor, wrap: Wrap = first_stage.FLAT) -> Moments:
         """Pixels -> their scaled latents; in float32 where half precision is too narrow for them."""
-        moments = first_stage.encode(self.vae, pixels, wrap)
+        self.bring("vae")
+        small = self.residence.thrift.small_tiles
+        moments = first_stage.encode(self.vae, pixels, wrap, small)
         if self.dtype != torch.float32 and not bool(torch.isfinite(moments.mean).all()):
             with first_stage.widened(self.vae):
-                moments = first_stage.encode(self.vae, pixels, wrap)
+                moments = first_stage.encode(self.vae, pixels, wrap, small)
         return Moments(self.finite(moments.mean, "vae"), self.finite(moments.logvar, "vae"))
 
     def answer(self, query: Query, guidance: Guidance[Condition]) -> Generator[Ask, None, Prediction]:
@@ -211,6 +232,8 @@ class Painter:
 
     def decode(self, latents: Tensor, wrap: Wrap = first_stage.FLAT, small: bool = False) -> tuple[Tensor, bool]:
         """Scaled latents -> pixels, in small tiles if need be, and whether half precision was too narrow for them."""
+        self.bring("vae")
+        small = small or self.residence.thrift.small_tiles
         pixels = first_stage.decode(self.vae, latents, wrap, small)
         if self.dtype == torch.float32 or bool(torch.isfinite(pixels).all()):
             return self.finite(pixels, "vae"), False

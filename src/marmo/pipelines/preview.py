@@ -31,16 +31,19 @@ def tiny_preview(decoder: TinyDecoder) -> Preview:
     return preview
 
 
-def linear_preview(vae: VAE) -> Preview:
+def linear_preview(vae: Callable[[], VAE]) -> Preview:
     """Pictures of one pixel per latent: the colour that the decoder gives each channel alone, added up.
 
     Needs no weights beside the model's own: flat patches of each channel are decoded once, for the first preview.
+
+    Args:
+        vae: brings the autoencoder.
     """
     colours: list[Tensor] = []
 
     def preview(latents: Tensor) -> list[Image.Image]:
         if not colours:
-            colours.append(_colours(vae))
+            colours.append(_colours(vae()))
         matrix = colours[0].to(latents)
         pixels = torch.einsum("bzhw,zc->bchw", F.pad(latents, (0, 0, 0, 0, 0, 1), value=1.0), matrix)
         return to_pictures(pixels)

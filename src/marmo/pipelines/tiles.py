@@ -6,7 +6,8 @@ result wide (a latent is 1 number before the decoder and 8 behind it).
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ class Grid:
     tile: int
     """The side of a piece."""
     overlap: int
-    """Cells that neighbours share."""
+    """Cells that neighbours share, at least."""
     inner: int
     outer: int
 
@@ -42,25 +43,23 @@ def in_tiles(function: Piece, x: Tensor, channels: int, grid: Grid, wrap: Wrap) 
         return function(x, wrap)
     own = Wrap(wrap.height and height <= grid.tile, wrap.width and width <= grid.tile)
     total = x.new_zeros(x.shape[0], channels, height * grid.outer, width * grid.outer)
-    weight = x.new_zeros(height * grid.outer, width * grid.outer)
-    starts = _starts(height, grid, wrap.height), _starts(width, grid, wrap.width)
-    for top, left in product(*starts):
+    down, along = _tiles(height, grid, wrap.height), _tiles(width, grid, wrap.width)
+    for (top, above), (left, beside) in product(down, along):
         rows, columns = _cells(top, height, grid), _cells(left, width, grid)
         piece = function(_cut(x, rows, columns, grid.inner), own)
-        ramp = (_ramp(len(rows), grid)[:, None] * _ramp(len(columns), grid)).to(x.device)
         place = _numbers(rows, grid.outer)[:, None], _numbers(columns, grid.outer)
-        total[:, :, *place] += piece * ramp
-        weight[place] += ramp
-    return total / weight
+        total[:, :, *place] += piece * (above[:, None] * beside).to(x.device)
+    return total
 
 
-def _starts(length: int, grid: Grid, wraps: bool) -> list[int]:
-    """Where the tiles begin, `tile - overlap` apart at most; the last one flush with the end, or over the edge."""
+def starts(length: int, grid: Grid, wraps: bool) -> list[int]:
+    """Where the tiles of so many cells begin: as few as can be, evenly apart; over the edge where the axis wraps."""
     step = grid.tile - grid.overlap
-    if wraps and length > grid.tile:
-        return list(range(0, length, step))
-    last = max(length - grid.tile, 0)
-    return [*range(0, last, step), last]
+    if length <= grid.tile:
+        return [0]
+    count = ceil(length / step) if wraps else ceil((length - grid.overlap) / step)
+    gaps, way = (count, length) if wraps else (count - 1, length - grid.tile)
+    return [round(index * way / gaps) for index in range(count)]
 
 
 def _cells(start: int, length: int, grid: Grid) -> Tensor:
@@ -77,8 +76,26 @@ def _numbers(cells: Tensor, width: int) -> Tensor:
     return (cells[:, None] * width + torch.arange(width)).flatten()
 
 
-def _ramp(cells: int, grid: Grid) -> Tensor:
-    """A tile's weight along one axis: rising and falling over the overlap, never 0."""
-    length = cells * grid.outer
-    distance = torch.arange(length) + 0.5
-    return (torch.minimum(distance, length - distance) / (grid.overlap * grid.outer)).clamp(max=1)
+def _tiles(length: int, grid: Grid, wraps: bool) -> list[tuple[int, Tensor]]:
+    """Where each tile begins along one axis, and what it decides, number by number; at every place that sums up to 1.
+
+    A tile goes over into the next in the middle of what they share, evenly, over `overlap` cells, or over fewer where
+    these would meet the next but one.
+    """
+    begins, side = starts(length, grid, wraps), min(grid.tile, length)
+    ends = [begin + side for begin in begins]
+    around = wraps and len(begins) > 1
+    before = [ends[-1] - length if around else None, *ends[:-1]]
+    after = [*begins[1:], begins[0] + length if around else None]
+    gaps = [following - begin for begin, following in pairwise(begins)] if around or len(begins) > 2 else []
+    fade = min([grid.overlap, *gaps])
+    position = (torch.arange(side * grid.outer) + 0.5) / grid.outer  # in cells
+    shares: list[Tensor] = []
+    for begin, end, last, following in zip(begins, ends, before, after, strict=True):
+        share = torch.ones_like(position)
+        if last is not None:  # shared from `begin` to `last`
+            share = share * ((position - (last - begin) / 2) / fade + 0.5).clamp(0, 1)
+        if following is not None:
+            share = share * (((following + end) / 2 - begin - position) / fade + 0.5).clamp(0, 1)
+        shares.append(share)
+    return list(zip(begins, shares, strict=True))

@@ -7,13 +7,15 @@ The pictures are scenes, whose truth is known exactly, of all combinations (spli
 painter has never seen.  They are blurred, made noisy and squeezed as a decoder would, and between them stand blobs,
 noise and shuffled pictures in which there is nothing to find, so that the judge does not see a cat in every stain.
 The finder learns points and boxes (Zhou et al. 2019, https://arxiv.org/abs/1904.07850, with one positive cell instead
-of a splash), the namer learns from cut-outs around true boxes, moved a little.
+of a splash).  The namer learns from one thing of every scene, and only the window around it is drawn; the first
+windows are smaller than the later ones, and cheaper (progressive resizing, Howard 2018).
 
 Hardware and numbers: docs/evaluation.md.
 
-Shapes: B scenes, N things in them, G cells along a side, S side of a picture.
+Shapes: B scenes, N things in them, G cells along a side, S side of a cut-out, K concepts, L looks of each.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,17 +28,20 @@ from torch import Tensor, nn
 
 from marmo.data.atlas import Sprites, atlas
 from marmo.data.compose import compose
-from marmo.data.scene import Scene
+from marmo.data.scene import Scene, Thing
 from marmo.data.scenes import scene
-from marmo.evaluate.disturb import blobs, disturbed, shuffled_tiles
-from marmo.evaluate.oracle import COLOUR_NAMES, STYLE_NAMES, box, concept_names, write_oracle
-from marmo.models.oracle import GUARD, RESIDUAL, Cells, Names, Oracle, OracleConfig, cut_out
+from marmo.data.windows import window
+from marmo.evaluate.disturb import PATCH, blobs, disturbed, shuffled_tiles
+from marmo.evaluate.oracle import COLOUR_NAMES, box, concept_names, look, write_oracle
+from marmo.models.oracle import GUARD, MARGIN, RESIDUAL, Cells, Names, Oracle, OracleConfig, shrink
 from marmo.train import ema, optim
 from marmo.train.run import Run, leave, start
 from marmo.train.state import Learner, State
 
 EMPTY = 0.125
 """So many pictures are added to a batch in which there is nothing."""
+MOST_DRAWN = 64
+"""Pixels along the side of a window: larger cut-outs are shrunk to less in any case."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,18 +52,23 @@ class Config:
     """Where checkpoints, log and result go; a folder that has them goes on"""
     model: OracleConfig = RESIDUAL
     sizes: tuple[int, ...] = (96, 128)
-    """Sides of the pictures, in pixels; each batch has one of them"""
-    found_every: int = 4
+    """Sides of the pictures that things are found in, or cut out of, in pixels"""
+    found_every: int = 8
     """The finder learns from every so many-th picture: it has far less to learn than the namer"""
     wobble: float = 0.06
     """How far a cut-out's edges stray, as a share of the thing's size"""
+    early_size: int = 32
+    """Pixels along the side of the first cut-outs"""
+    early_images: int = 160_000
+    """So many images have them"""
 
-    images: int = 400_000
-    batch_size: int = 32
-    lr: float = 3e-3
-    schedule: optim.Schedule = "cosine"
-    warmup: int = 4_000
+    images: int = 320_000
+    batch_size: int = 64
+    lr: float = 2e-3
+    warmup: int = 6_400
     """Images over which the rate rises"""
+    tail: int = 100_000
+    """Images at the end over which it falls"""
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.05
     clip: float | None = 20.0
@@ -73,23 +83,23 @@ class Config:
     """Of the arithmetic; bfloat16 where there is such by default"""
     workers: int = 0
     """Threads that think scenes out ahead; drawing them is the main thread's work"""
-    log_images: int = 3_200
-    save_images: int = 9_600
+    log_images: int = 6_400
+    save_images: int = 19_200
     keep: int = 2
     """Checkpoints that stay"""
 
 
 def guard() -> Config:
-    """The second oracle: transformers, and scenes that the first has not seen."""
-    return replace(Config(), folder=Path("out/guard"), model=GUARD, found_every=2, lr=1e-3, seed=-3)
+    """The second oracle: plain networks, and scenes that the first has not seen."""
+    return replace(Config(), folder=Path("out/guard"), model=GUARD, seed=-3)
 
 
 def tiny() -> Config:
     """Seconds on a CPU."""
     trunk = replace(RESIDUAL.namer, widths=(8, 24), depth=1)
     model = replace(RESIDUAL, finder=trunk, namer=trunk)
-    few = {"images": 768, "batch_size": 16, "warmup": 64, "log_images": 128, "save_images": 256}
-    return replace(Config(), model=model, sizes=(64,), device="cpu", dtype="float32", **few)
+    times = {"images": 1536, "early_images": 768, "warmup": 64, "tail": 512, "log_images": 128, "save_images": 512}
+    return replace(Config(), model=model, sizes=(64,), batch_size=32, device="cpu", dtype="float32", **times)
 
 
 class Truth(NamedTuple):
@@ -98,13 +108,8 @@ class Truth(NamedTuple):
     rows: Tensor  # N: in which picture a thing is
     boxes: Tensor  # N 4: left, top, right, bottom, as shares of the picture
     concepts: Tensor  # N
-    styles: Tensor  # N
+    looks: Tensor  # N
     colours: Tensor  # N
-
-    def every(self, step: int) -> "Truth":
-        """Of every `step`-th picture alone."""
-        stays = self.rows % step == 0
-        return Truth(self.rows[stays] // step, *(part[stays] for part in self[1:]))
 
 
 def presets() -> Mapping[str, tuple[str, Config]]:
@@ -116,15 +121,15 @@ def presets() -> Mapping[str, tuple[str, Config]]:
     }
 
 
-def truth(scenes: Sequence[Scene], device: torch.device) -> Truth:
-    """All things of all scenes."""
-    things = [(row, thing) for row, scene in enumerate(scenes) for thing in scene.things]
+def truth(scenes: Sequence[Sequence[Thing]], device: torch.device) -> Truth:
+    """All things of all scenes, or those that are given of each."""
+    things = [(row, thing) for row, shown in enumerate(scenes) for thing in shown]
     concepts = {concept: number for number, concept in enumerate(concept_names())}
     return Truth(
         torch.tensor([row for row, _ in things], device=device),
         torch.tensor([box(thing) for _, thing in things], device=device),
         torch.tensor([concepts[thing.concept] for _, thing in things], device=device),
-        torch.tensor([STYLE_NAMES.index(thing.style) for _, thing in things], device=device),
+        torch.tensor([look(thing) for _, thing in things], device=device),
         torch.tensor([COLOUR_NAMES.index(thing.colour) for _, thing in things], device=device),
     )
 
@@ -150,25 +155,25 @@ def finder_loss(cells: Cells, truth: Truth) -> Tensor:
 
 
 def namer_loss(names: Names, truth: Truth) -> Tensor:
-    """Three cross-entropies; behind the N things may stand cut-outs of nothing, which have no style or colour."""
-    count = len(truth.concepts)
-    nothing = truth.concepts.new_full((len(names.concept) - count,), names.concept.shape[1] - 1)
-    return (
-        F.cross_entropy(names.concept, torch.cat([truth.concepts, nothing]))
-        + F.cross_entropy(names.style[:count], truth.styles)
-        + F.cross_entropy(names.colour[:count], truth.colours)
-    )
+    """Two cross-entropies; behind the N things may stand cut-outs of nothing, which have no colour.  -> no axes"""
+    count, (_, concepts, looks) = len(truth.concepts), names.look.shape
+    known = truth.concepts * looks + truth.looks
+    nothing = known.new_full((len(names.look) - count,), concepts * looks)
+    logits = torch.cat([names.look.flatten(1), names.nothing], 1)  # N KL + 1
+    naming = F.cross_entropy(logits, torch.cat([known, nothing]))
+    return naming + F.cross_entropy(names.colour[:count], truth.colours)
 
 
 def accuracies(names: Names, truth: Truth) -> dict[str, Tensor]:
     """How often the namer is right about a thing."""
-    count = len(truth.concepts)
-    pairs = {
-        "concept": (names.concept, truth.concepts),
-        "style": (names.style, truth.styles),
-        "colour": (names.colour, truth.colours),
+    rows = torch.arange(len(truth.concepts), device=truth.concepts.device)
+    looks = names.look[rows, truth.concepts].argmax(1)
+    right = {
+        "concept": names.concept[rows].argmax(1) == truth.concepts,
+        "look": looks == truth.looks,
+        "colour": names.colour[rows].argmax(1) == truth.colours,
     }
-    return {name: (logits[:count].argmax(1) == right).float().mean() for name, (logits, right) in pairs.items()}
+    return {name: answers.float().mean() for name, answers in right.items()}
 
 
 def main(config: Config, sprites: Sprites | None = None) -> Path:
@@ -179,6 +184,7 @@ def main(config: Config, sprites: Sprites | None = None) -> Path:
     """
     with start(config) as run:
         model = Oracle(config.model).to(run.device)
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportUnknownMemberType, reportCallIssue]
         average = ema.Average(model, ema.power(config.ema))
         optimizer = optim.adamw(model, config.betas, weight_decay=config.weight_decay)
         learner = Learner(model, optimizer, {"power": average}, batch_size=config.batch_size, clip=config.clip)
@@ -187,20 +193,23 @@ def main(config: Config, sprites: Sprites | None = None) -> Path:
         sprites = atlas(run.device) if sprites is None else sprites
 
         for scenes in run.batches(lambda index: scene(config.seed, index, "all"), state):
-            right = truth(scenes, run.device)
-            size = config.sizes[int(torch.randint(len(config.sizes), ()))]
-            pixels = disturbed(compose(scenes, size, sprites).float() / 127.5 - 1)
-            empty = _empty(pixels, max(1, round(EMPTY * len(scenes))))
+            searched = scenes[:: config.found_every]
+            pictures = _pictures(searched, config, sprites)
+            things = [shown.things[int(torch.randint(len(shown.things), ()))] for shown in scenes]
+            size = config.early_size if state.images < config.early_images else config.model.namer_size
+            crops = _cut_outs(scenes, things, size, config, sprites)
             with run.autocast():
-                cells = model.find(torch.cat([pixels[:: config.found_every], empty[:: config.found_every]]))
-                names = model.name(_cut_outs(pixels, empty, right, config))
-            finding = finder_loss(Cells(*(part.float() for part in cells)), right.every(config.found_every))
-            naming = namer_loss(Names(*(part.float() for part in names)), right)
-            lr = optim.rate(config.lr, state.images, config.images, config.schedule, config.warmup)
+                cells = model.find(torch.cat([pictures, _empty(pictures)]))
+                names = model.name(torch.cat([crops, _empty(crops)]))
+            named = truth([[thing] for thing in things], run.device)
+            sought = truth([shown.things for shown in searched], run.device)
+            finding = finder_loss(Cells(*(part.float() for part in cells)), sought)
+            naming = namer_loss(Names(*(part.float() for part in names)), named)
+            lr = optim.rate(config.lr, state.images, config.images, "constant", config.warmup, config.tail)
             state.step(finding + naming, lr)
 
             if run.every(config.log_images, state):
-                run.log(state, finding=finding, naming=naming, **accuracies(names, right), norm=learner.norm, lr=lr)
+                run.log(state, finding=finding, naming=naming, **accuracies(names, named), norm=learner.norm, lr=lr)
             if run.every(config.save_images, state):
                 run.save(state)
         return _export(run, average.model)
@@ -212,21 +221,50 @@ def _at(values: Tensor, places: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     return values[rows, :, y, x]
 
 
-def _empty(pixels: Tensor, count: int) -> Tensor:
-    """Pictures without a thing: blobs, and tiles of real pictures in a wrong order."""
+def _pictures(scenes: Sequence[Scene], config: Config, sprites: Sprites) -> Tensor:
+    """Whole, of one of the sizes, some of them disturbed.  -> B 3 H W"""
+    return disturbed(_pixels(compose(scenes, _any_size(config), sprites)))
+
+
+def _cut_outs(scenes: Sequence[Scene], things: Sequence[Thing], size: int, config: Config, sprites: Sprites) -> Tensor:
+    """The window around a thing in each scene, not quite exact, as if cut out of a picture.  -> B 3 S S"""
+    parts: dict[int, dict[int, Scene]] = defaultdict(dict)
+    for row, (shown, thing) in enumerate(zip(scenes, things, strict=True)):
+        left, top, side = _square(thing, config.wobble)
+        pixels = PATCH * min(max(round(side * _any_size(config) / PATCH), 2), MOST_DRAWN // PATCH)
+        parts[pixels][row] = window(shown, left, top, side)
+    crops = torch.empty(len(scenes), 3, size, size, device=sprites(things[:1], 0).device)
+    for pixels, windows in sorted(parts.items()):
+        drawn = disturbed(_pixels(compose(list(windows.values()), pixels, sprites)))
+        crops[list(windows)] = shrink(drawn, size)
+    return crops
+
+
+def _square(thing: Thing, wobble: float) -> tuple[float, float, float]:
+    """Left, top and side of what is cut out for a thing whose box was found not quite exactly."""
+    first, second = box(thing)[:2], box(thing)[2:]
+    strays = wobble * torch.randn(2, 2)
+    (left, right), (top, bottom) = (
+        (low + (high - low) * float(stray[0]), high + (high - low) * float(stray[1]))
+        for low, high, stray in zip(first, second, strays, strict=True)
+    )
+    side = MARGIN * max(right - left, bottom - top)
+    return (left + right - side) / 2, (top + bottom - side) / 2, side
+
+
+def _any_size(config: Config) -> int:
+    return config.sizes[int(torch.randint(len(config.sizes), ()))]
+
+
+def _pixels(pictures: Tensor) -> Tensor:
+    return pictures.float() / 127.5 - 1
+
+
+def _empty(pixels: Tensor) -> Tensor:
+    """A few pictures without a thing: blobs, and tiles of the given ones in a wrong order."""
+    count = max(1, round(EMPTY * len(pixels)))
     stains = blobs((count + 1) // 2, pixels.shape[-1], pixels.device)
     return torch.cat([stains, shuffled_tiles(pixels[: count - len(stains)])])
-
-
-def _cut_outs(pixels: Tensor, empty: Tensor, truth: Truth, config: Config) -> Tensor:
-    """Every thing, cut out not quite exactly, then a piece of every empty picture.  -> N + E 3 S S"""
-    size = config.model.namer_size
-    sides = (truth.boxes[:, 2:] - truth.boxes[:, :2]).repeat(1, 2)  # N 4
-    stray = config.wobble * sides * torch.randn_like(truth.boxes)
-    things = cut_out(pixels, truth.rows, truth.boxes + stray, size)
-    places = torch.rand(len(empty), 2, device=pixels.device) * 0.4
-    anywhere = torch.cat([places, places + 0.3 + 0.3 * torch.rand_like(places)], 1)
-    return torch.cat([things, cut_out(empty, torch.arange(len(empty), device=pixels.device), anywhere, size)])
 
 
 def _export(run: Run, model: nn.Module) -> Path:

@@ -166,4 +166,6 @@ def _split(tensors: Tensors, max_bytes: int) -> list[Tensors]:
             shard, room = {}, max_bytes
         shard[name] = info
         room -= info.num_bytes
-    return [Tensors(infos, tensors.read, tensors.metadata) for infos in (*done, shard) if infos] or [tensors]
+    return [Tensors(infos, tensors.read, tensors.metadata, tensors.maps) for infos in (*done, shard) if infos] or [
+        tensors
+    ]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from marmo.weights.store import TensorInfo, Tensors
+from marmo.weights.store import TensorInfo, Tensors, let_go
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def to_ours(rules: Sequence[Rule], theirs: Tensors, expected: Mapping[str, tuple
             twice += [target for target in made if target in entries]
             entries |= made
     _check(entries, expected, left_over, twice, what)
-    return _view(entries, theirs.metadata)
+    return _view(entries, theirs)
 
 
 def to_theirs(rules: Sequence[Rule], ours: Tensors) -> Tensors:
@@ -172,7 +172,7 @@ def to_theirs(rules: Sequence[Rule], ours: Tensors) -> Tensors:
         rule = _longest(by_prefix, name)
         assert rule is not None, f"no rule for our own tensor {name}"
         entries |= rule.to_theirs(name, ours)
-    return _view(entries, ours.metadata)
+    return _view(entries, ours)
 
 
 def their_name(rules: Sequence[Rule], name: str) -> str:
@@ -192,7 +192,7 @@ def fill(module: nn.Module, tensors: Tensors, dtype: torch.dtype, device: torch.
 
     A tensor that already has the dtype stays a view of its file: nothing is copied until it is used.
     """
-    state = {name: _moved(tensors.read(name), dtype, device) for name in tensors.infos}
+    state = {name: _moved(tensors, name, dtype, device) for name in tensors.infos}
     module.load_state_dict(state, assign=True)
     module.requires_grad_(False).eval()
 
@@ -229,13 +229,17 @@ def _some(names: list[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
-def _view(entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> Tensors:
+def _view(entries: Mapping[str, Entry], source: Tensors) -> Tensors:
     infos = {name: entry.info for name, entry in entries.items()}
-    return Tensors(infos, lambda name: entries[name].read(), metadata)
+    return Tensors(infos, lambda name: entries[name].read(), source.metadata, source.maps)
 
 
-def _moved(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None).contiguous()
+def _moved(tensors: Tensors, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+    read = tensors.read(name)
+    moved = read.to(device=device, dtype=dtype if read.is_floating_point() else None).contiguous()
+    if moved.data_ptr() != read.data_ptr():
+        let_go(tensors, read)
+    return moved
 
 
 def _same(source: Tensors, name: str) -> Entry:

@@ -96,7 +96,7 @@ def open_legacy(path: Path) -> tuple[Tensors, tuple[str, ...]]:
         data = map_file(path)
         plan = parse_plan(_ask_child(file), len(data))
     infos = {name: place.info for name, place in plan.places.items()}
-    return Tensors(infos, lambda name: _read(data, plan.places[name]), plan.metadata), plan.left_out
+    return Tensors(infos, lambda name: _read(data, plan.places[name]), plan.metadata, (data,)), plan.left_out
 
 
 def _ask_child(file: BinaryIO) -> bytes:

@@ -43,7 +43,7 @@ def quantized(tensors: Tensors) -> Tensors:
         scale = _scale(weight.float(), stem)
         return _rounded(weight.float(), scale) if name == stem else scale
 
-    return Tensors(infos, read, tensors.metadata)
+    return Tensors(infos, read, tensors.metadata, tensors.maps)
 
 
 def expanded(tensors: Tensors, path: Path) -> Tensors:
@@ -76,7 +76,7 @@ def expanded(tensors: Tensors, path: Path) -> Tensors:
             raise ValueError(f"{path}: {name + SUFFIX!r} holds a scale that is not a finite number above 0")
         return tensors.read(name).float() * scale
 
-    return Tensors(infos, read, tensors.metadata)
+    return Tensors(infos, read, tensors.metadata, tensors.maps)
 
 
 def _is_quantized(info: TensorInfo) -> bool:

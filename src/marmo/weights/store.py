@@ -89,6 +89,8 @@ class Tensors:
     infos: Mapping[str, TensorInfo]
     read: Callable[[str], Tensor]
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    maps: tuple[mmap.mmap, ...] = ()
+    """The mapped files that the tensors may be views of; see `let_go`."""
 
 
 def open_file(path: Path) -> Tensors:
@@ -98,7 +100,7 @@ def open_file(path: Path) -> Tensors:
         start = _end_of_header(data)
         metadata, slots = _parse(data[8:start], num_bytes=len(data) - start)
     infos = {name: slot.info for name, slot in slots.items()}
-    return Tensors(infos, lambda name: _read(data, start + slots[name].begin, infos[name]), metadata)
+    return Tensors(infos, lambda name: _read(data, start + slots[name].begin, infos[name]), metadata, (data,))
 
 
 def from_state(state: Mapping[str, Tensor]) -> Tensors:
@@ -120,19 +122,19 @@ def cast(tensors: Tensors, dtype: torch.dtype) -> Tensors:
 def select(tensors: Tensors, prefix: str) -> Tensors:
     """The tensors whose names begin with `prefix`, without it; a prefix of whole words ends in a dot."""
     infos = {name.removeprefix(prefix): info for name, info in tensors.infos.items() if name.startswith(prefix)}
-    return Tensors(infos, lambda name: tensors.read(prefix + name), tensors.metadata)
+    return Tensors(infos, lambda name: tensors.read(prefix + name), tensors.metadata, tensors.maps)
 
 
 def only(tensors: Tensors, names: Container[str]) -> Tensors:
     """The tensors of these names."""
     infos = {name: info for name, info in tensors.infos.items() if name in names}
-    return Tensors(infos, tensors.read, tensors.metadata)
+    return Tensors(infos, tensors.read, tensors.metadata, tensors.maps)
 
 
 def prefixed(tensors: Tensors, prefix: str) -> Tensors:
     """`prefix` before every name: the inverse of `select`."""
     infos = {prefix + name: info for name, info in tensors.infos.items()}
-    return Tensors(infos, lambda name: tensors.read(name.removeprefix(prefix)), tensors.metadata)
+    return Tensors(infos, lambda name: tensors.read(name.removeprefix(prefix)), tensors.metadata, tensors.maps)
 
 
 def join(*parts: Tensors) -> Tensors:
@@ -145,7 +147,22 @@ def join(*parts: Tensors) -> Tensors:
     infos = {name: owner.infos[name] for name, owner in owners.items()}
     items = [item for part in parts[:1] for item in part.metadata.items()]
     agreed = dict(item for item in items if all(item in part.metadata.items() for part in parts))
-    return Tensors(infos, lambda name: owners[name].read(name), agreed)
+    maps = tuple(data for part in parts for data in part.maps)
+    return Tensors(infos, lambda name: owners[name].read(name), agreed, maps)
+
+
+def let_go(tensors: Tensors, tensor: Tensor) -> None:
+    """Hand back the memory of a tensor that was read and copied; else it stays as long as its file is open.
+
+    Only for what nobody looks at any more, and nobody wrote to: it comes back from the file when it is read again.
+    """
+    storage = tensor.untyped_storage()
+    for data in tensors.maps:
+        start = storage.data_ptr() - torch.frombuffer(data, dtype=torch.uint8).data_ptr()
+        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = (start + storage.nbytes()) // mmap.PAGESIZE * mmap.PAGESIZE - first
+        if 0 <= start < len(data) and length > 0 and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+            data.madvise(mmap.MADV_DONTNEED, first, length)
 
 
 def write(path: Path, tensors: Tensors, metadata: Mapping[str, str] | None = None) -> None:

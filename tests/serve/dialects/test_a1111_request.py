@@ -89,7 +89,7 @@ def test_batches_are_pictures():
     assert "batch_size x n_iter" in problem(batch_size=64, n_iter=64).message
 
 
-@pytest.mark.parametrize("name", OFF.keys() & {*Txt2Img.model_fields})
+@pytest.mark.parametrize("name", sorted(OFF.keys() & {*Txt2Img.model_fields}))
 def test_what_is_off_is_passed_over_and_what_is_on_refused(name: str):
     for value in OFF[name][0]:
         assert request(**{name: value}) == request()

@@ -11,7 +11,7 @@ from marmo.data.assets.names import Entry, choose
 from marmo.data.assets.sources import SOURCES, read
 from marmo.data.drawing import measure
 
-VERSION = "scenes-v1"
+VERSION = "scenes-v2"
 
 
 class Icon(TypedDict, total=False):
