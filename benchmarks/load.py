@@ -35,8 +35,8 @@ PAUSE = 4.0
 SMALL = {"prompt": "a red fox in the snow", "width": 64, "height": 64, "steps": 4}
 LONG = {**SMALL, "steps": 200}
 OVERLOAD = 5
-TURNS = 6
-"""Of the two that are compared."""
+TURNS, SENDERS = 6, 16
+"""Of the two that are compared; connections that ask at once."""
 
 
 @contextmanager
@@ -123,18 +123,28 @@ async def overload(port: int, process: int, seconds: float) -> None:
 
 async def _deliver(port: int, seconds: float, rate: float | None) -> tuple[float, Counter[int]]:
     """Jobs delivered per second, and how submissions were answered: at this rate, or just enough to keep it busy."""
-    connection, statuses = await Connection.to(port), Counter[int]()
+    watching, statuses = await Connection.to(port), Counter[int]()
+    senders = [await Connection.to(port) for _ in range(SENDERS)]
     start, until = time.perf_counter(), time.perf_counter() + seconds
-    before, sent = await _delivered(connection), 0
+    before, sent = await _delivered(watching), 0
     while (now := time.perf_counter()) < until:
-        due = rate * (now - start) - sent if rate else WAITING - await _waiting(connection)
-        for _ in range(int(due)):
-            statuses[(await connection.ask("POST", "/api/v1/jobs", SMALL)).status] += 1
-            sent += 1
+        due = int(rate * (now - start) - sent if rate else WAITING - await _waiting(watching))
+        parts = [_send(sender, len(range(number, due, SENDERS)), statuses) for number, sender in enumerate(senders)]
+        await asyncio.gather(*parts)
+        sent += max(due, 0)
         await asyncio.sleep(0.05)
-    count = await _delivered(connection) - before
-    connection.close()
+    count = await _delivered(watching) - before
+    for connection in (watching, *senders):
+        connection.close()
+    print(
+        f"  {'flooded' if rate else 'usual'}: asked for {sent / seconds:.1f}, delivered {count / seconds:.1f} a second"
+    )
     return count / (time.perf_counter() - start), statuses
+
+
+async def _send(connection: Connection, count: int, statuses: Counter[int]) -> None:
+    for _ in range(count):
+        statuses[(await connection.ask("POST", "/api/v1/jobs", SMALL)).status] += 1
 
 
 async def _listen(port: int, ids: list[str], heard: Counter[str]) -> None:

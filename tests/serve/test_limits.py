@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from marmo.request import Defaults, ImageRequest
+from marmo.request_parts import Hires, Outpaint, Region
 from marmo.serve.limits import check_request, check_size
 from marmo.serve.problems import Problem
 from marmo.serve.settings import Limits
@@ -29,6 +30,12 @@ def test_what_is_within_the_limits_passes() -> None:
     [
         (ImageRequest(prompt="x" * 11), "over_limit", "prompt"),
         (ImageRequest(negative_prompt="x" * 11), "over_limit", "negative_prompt"),
+        (ImageRequest(regions=(Region(prompt="x" * 11, box=(0, 0, 1, 1)),)), "over_limit", "regions.0.prompt"),
+        (ImageRequest(hires=Hires(scale=2, prompt="x" * 11)), "over_limit", "hires.prompt"),
+        (ImageRequest(hires=Hires(scale=2, steps=6)), "over_limit", "hires.steps"),
+        (ImageRequest(hires=Hires(scale=2, model="/x/y")), "model_unknown", "hires.model"),
+        (ImageRequest(vae="../vae"), "model_unknown", "vae"),
+        (ImageRequest(regions=(Region(prompt="x", mask=b"GIF89a"),)), "bad_picture", "regions.0.mask"),
         (ImageRequest(steps=6), "over_limit", "steps"),
         (ImageRequest(init_image=png(10, 11)), "over_limit", "init_image"),
         (ImageRequest(init_image=png(10, 10) + bytes(500)), "over_limit", "init_image"),
@@ -49,6 +56,9 @@ def test_what_is_not_is_refused_by_name(request_: ImageRequest, code: str, field
         ImageRequest(width=8, height=8, num_images=3),
         ImageRequest(height=8),
         ImageRequest(init_image=png(9, 9)),
+        ImageRequest(width=8, height=8, hires=Hires(scale=1.5)),
+        ImageRequest(width=8, height=8, hires=Hires(width=16)),
+        ImageRequest(init_image=png(8, 8), outpaint=Outpaint(left=8)),
     ],
 )
 def test_pixels_count_with_the_size_that_is_not_said(request_: ImageRequest) -> None:

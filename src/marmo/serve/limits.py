@@ -1,30 +1,68 @@
 """What one request may ask for over HTTP, beyond what is true of every request."""
 
+import re
+from collections.abc import Iterator
+from math import ceil
+from typing import cast
+
+from pydantic import BaseModel
+
 from marmo.request import Defaults, ImageRequest
 from marmo.serve.headers import read_header
 from marmo.serve.inputs import detach
 from marmo.serve.problems import Problem
 from marmo.serve.settings import Limits
 
+ID = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
 
 def check_request(request: ImageRequest, limits: Limits) -> None:
-    """`Problem` 422 for a prompt, steps or pictures beyond the limits, and for bytes that are no picture."""
-    for name, text in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt)):
-        _within(name, len(text or ""), limits.prompt_chars, "characters")
+    """`Problem` 422 for texts or steps beyond the limits, for bytes that are no picture, and for models by a path."""
+    for place, text in texts_of(request):
+        _within(place, len(text), limits.prompt_chars, "characters")
     _within("steps", request.steps or 0, limits.steps)
-    for name, data in detach(request)[1].items():
-        check_picture(name, data, limits)
+    _within("hires.steps", request.hires.steps or 0, limits.steps)
+    for place, data in detach(request)[1].items():
+        check_picture(place, data, limits)
+    for place, id in (("vae", request.vae), ("hires.model", request.hires.model)):
+        if id is not None and not ID.fullmatch(id):
+            raise Problem(422, "model_unknown", f"{place} is the id of a model here", facts={"field": place})
+
+
+def texts_of(value: object, place: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in a request, with its place, such as `regions.0.prompt`."""
+    match value:
+        case str():
+            yield place, value
+        case BaseModel():
+            for name, part in value:
+                yield from texts_of(part, f"{place}.{name}".lstrip("."))
+        case tuple():
+            for index, part in enumerate(cast(tuple[object, ...], value)):
+                yield from texts_of(part, f"{place}.{index}")
+        case _:
+            pass
 
 
 def check_size(request: ImageRequest, defaults: Defaults, limits: Limits) -> None:
-    """`Problem` 422 for more pixels than allowed, of a request that `check_request` has passed.
+    """`Problem` 422 for more pixels than allowed, of a request that `check_request` has passed."""
+    width, height = final_size(request, defaults)
+    _within("width x height", width * height, limits.paint_pixels, "pixels")
+    _within("num_images x width x height", request.num_images * width * height, limits.request_pixels, "pixels")
 
-    A side that is not said is that of the picture to start from, else the model's own.
+
+def final_size(request: ImageRequest, defaults: Defaults) -> tuple[int, int]:
+    """Width and height of the largest picture on the way.
+
+    A side that is not said is that of the picture to start from, else the model's own; outpainting and the second pass
+    enlarge it.
     """
     start = read_header(request.init_image) if request.init_image is not None else defaults
-    pixels = (request.width or start.width) * (request.height or start.height)
-    _within("width x height", pixels, limits.paint_pixels, "pixels")
-    _within("num_images x width x height", request.num_images * pixels, limits.request_pixels, "pixels")
+    width, height = request.width or start.width, request.height or start.height
+    out, hires = request.outpaint, request.hires
+    width, height = width + out.left + out.right, height + out.top + out.bottom
+    scale = max(hires.scale or 1, (hires.width or 0) / width, (hires.height or 0) / height)
+    return ceil(width * scale), ceil(height * scale)
 
 
 def check_picture(name: str, data: bytes, limits: Limits) -> None:

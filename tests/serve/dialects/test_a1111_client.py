@@ -15,13 +15,18 @@ from tests.serve.dialects.pictures import decoded, picture
 from tests.serve.dialects.served import Served, module_server
 from tests.serve.toy_engine import ToyEngine, toy_model
 
+pytestmark = pytest.mark.long
+
 MODELS = (toy_model(), toy_model("other"))
 server = module_server(lambda: ToyEngine(models=MODELS, step_seconds=0.005, at_once=4))
 
 
 @pytest.fixture
-def api(server: Served) -> webuiapi.WebUIApi:
-    return webuiapi.WebUIApi(port=server.port(), steps=4)
+def api(server: Served, request: pytest.FixtureRequest) -> webuiapi.WebUIApi:
+    """A program of its own for every test: an `interrupt` soon after a lost connection is about that one."""
+    api = webuiapi.WebUIApi(port=server.port(), steps=4)
+    api.session.headers["User-Agent"] = f"webuiapi {request.node.name}"
+    return api
 
 
 def refused(call) -> dict:

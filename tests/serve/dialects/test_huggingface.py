@@ -20,6 +20,8 @@ from tests.serve.dialects.pictures import picture
 from tests.serve.dialects.served import Served, module_server
 from tests.serve.toy_engine import ToyEngine, toy_model
 
+pytestmark = pytest.mark.long
+
 MODELS = (toy_model(), toy_model("other"))
 server = module_server(lambda: ToyEngine(models=MODELS, step_seconds=0.005))
 

@@ -17,6 +17,8 @@ from tests.serve.dialects.pictures import decoded, holed, picture
 from tests.serve.dialects.served import Served, module_server, serving
 from tests.serve.toy_engine import ToyEngine, toy_model
 
+pytestmark = pytest.mark.long
+
 server = module_server(lambda: ToyEngine(models=(toy_model(), toy_model("other")), step_seconds=0.005))
 
 
@@ -275,8 +277,9 @@ def test_a_full_queue_says_when_to_come_back(tmp_path: Path):
     limits = Limits(waiting=1)
     with serving(tmp_path, ToyEngine(), limits=limits) as server:
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
-        streams = [client.images.generate(prompt="hang", stream=True) for _ in range(2)]
+        streams = [client.images.generate(prompt="hang", stream=True)]
         server.wait_for("running")
+        streams.append(client.images.generate(prompt="hang", stream=True))
         server.wait_for("queued")
         with pytest.raises(openai.RateLimitError) as error:
             client.images.generate(prompt="a fox")

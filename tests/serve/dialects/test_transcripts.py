@@ -23,6 +23,8 @@ from tests.serve.dialects.transcripts import (
 )
 from tests.serve.toy_engine import ToyEngine, toy_model
 
+pytestmark = pytest.mark.long
+
 ANA, BOB = "ana-token-ana-token-ana", "bob-token-bob-token-bob"
 SETTINGS = Settings(tokens=Tokens([(User("ana", "generate"), ANA), (User("bob", "generate"), BOB)]))
 MODELS = (toy_model(), toy_model("other"))

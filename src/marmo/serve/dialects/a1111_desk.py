@@ -14,7 +14,7 @@ from marmo.serve.context import Context
 from marmo.serve.dialects.a1111_options import Options
 from marmo.serve.job import Job, Refusal
 
-ECHO_SECONDS = 5.0
+ECHO_SECONDS = 2.0
 """How long after a client has gone its `interrupt` is about the job that ended with the connection."""
 
 
