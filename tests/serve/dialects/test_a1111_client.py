@@ -348,6 +348,15 @@ def test_interrupt_ends_the_callers_own_job(api: webuiapi.WebUIApi, server: Serv
     api.interrupt()  # of nothing
 
 
+def test_a_job_that_failed_takes_no_interrupt_from_the_next(api: webuiapi.WebUIApi, server: Served):
+    refused(lambda: api.txt2img(prompt="fail"))
+    thread, results = painting(api, prompt="hang")
+    server.wait_for("running")
+    api.interrupt()
+    thread.join(10)
+    assert results[0].images == [] and results[0].info["prompt"] == "hang"
+
+
 def test_interrupt_leaves_other_programs_jobs(api: webuiapi.WebUIApi, server: Served):
     stranger = webuiapi.WebUIApi(baseurl=api.baseurl)
     stranger.session.headers["User-Agent"] = "another program"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from marmo.serve.context import Context
 from marmo.serve.dialects.a1111_options import Options
 from marmo.serve.job import Job, Refusal
+from marmo.serve.problems import Problem
 
 ECHO_SECONDS = 2.0
 """How long after a client has gone its `interrupt` is about the job that ended with the connection."""
@@ -53,6 +54,8 @@ class Desk:
         watcher = asyncio.ensure_future(_watch(here, sitting))
         try:
             yield sitting
+        except (Problem, Refusal):
+            raise  # the client is there and has its answer
         except BaseException:
             if not sitting.interrupted:
                 self._note_gone(job.owner, client)
