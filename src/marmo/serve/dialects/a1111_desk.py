@@ -14,6 +14,7 @@ from marmo.serve.context import Context
 from marmo.serve.dialects.a1111_options import Options
 from marmo.serve.job import Job, Refusal
 from marmo.serve.problems import Problem
+from marmo.serve.refusals import draining
 
 ECHO_SECONDS = 2.0
 """How long after a client has gone its `interrupt` is about the job that ended with the connection."""
@@ -54,10 +55,9 @@ class Desk:
         watcher = asyncio.ensure_future(_watch(here, sitting))
         try:
             yield sitting
-        except (Problem, Refusal):
-            raise  # the client is there and has its answer
-        except BaseException:
-            if not sitting.interrupted:
+        except BaseException as end:
+            answered = isinstance(end, Problem) and end.code != draining().code  # the job failed; the client is there
+            if not sitting.interrupted and not answered:
                 self._note_gone(job.owner, client)
             raise
         finally:
