@@ -73,6 +73,7 @@ def test_the_same_key_is_the_same_job(tmp_path: Path) -> None:
         ({"prompt": "x", "width": 65}, "request_refused", "multiple of 8"),
         ({"prompt": "x", "model": "/etc/passwd"}, "model_unknown", ""),
         ({"prompt": "x", "refiner": {"model": "../../x"}}, "model_unknown", ""),
+        ({"prompt": "x", "hires": {"scale": 2, "model": "../../x"}}, "model_unknown", ""),
         ({"prompt": "x", "init_image": base64.b64encode(b"GIF89a").decode()}, "bad_picture", "init_image"),
         ({"prompt": "x", "init_image": "http://127.0.0.1/x.png"}, "bad_request", "base64"),
         ([], "bad_request", "the request"),

@@ -99,8 +99,9 @@ async def hand_in(here: Context, caller: User, request: ImageRequest, key: str |
     check_request(request, limits)
     try:
         check_size(request, here.jobs.model(request.model).defaults, limits)
-        if request.refiner.model is not None:
-            here.jobs.model(request.refiner.model)  # a catalogue id too, never a path
+        for model in (request.refiner.model, request.hires.model):
+            if model is not None:
+                here.jobs.model(model)  # a catalogue id too, never a path
         return await here.jobs.submit(request, caller.name, key, priority)
     except UnknownModel as error:
         raise Problem(422, "model_unknown", str(error)) from None
