@@ -4,12 +4,15 @@
     python benchmarks/checkpoint.py out/sd1.safetensors --size full          # 2.1 GB, for the benchmarks
     python benchmarks/checkpoint.py out/xl.safetensors --family sdxl         # 30 MB
     python benchmarks/checkpoint.py out/hole.safetensors --task inpaint      # 10 MB, sees a mask and a masked picture
+    python benchmarks/checkpoint.py out/pebble --size small                  # 40 MB, of the shape of Marmo's own model
 
 The same seed gives the same file on every machine.  It knows nothing, so what it paints is texture.
 """
 
+import json
 import math
 import sys
+import tempfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -29,14 +32,34 @@ from marmo.models.clip_text import (
     VIT_H_14_TEXT_TOY,
     VIT_L_14_TEXT,
     VIT_L_14_TEXT_TOY,
+    ClipTextConfig,
 )
-from marmo.models.vae import KL_F8, KL_F8_TOY, SD_X4_VAE, SD_X4_VAE_TOY, SDXL_VAE, SDXL_VAE_TOY
+from marmo.models.vae import KL_F8, KL_F8_TOY, SD_X4_VAE, SD_X4_VAE_TOY, SDXL_VAE, SDXL_VAE_TOY, VAEConfig
 from marmo.request import Defaults
+from marmo.text.bpe import NUM_FIXED, ClipTokenizer, clip_tokenizer
 from marmo.weights.checkpoint import Checkpoint, Part
 from marmo.weights.export import write_folder, write_single_file
 from marmo.weights.forms import Json, NetworkConfig, expected, written
 from marmo.weights.kinds import SD1, SD2, SD_X4, SDXL, SDXL_REFINER, Kind, Slot, Task
 from marmo.weights.store import TensorInfo, Tensors
+
+SMALL: Mapping[Slot, NetworkConfig] = {
+    "text": ClipTextConfig(width=256, num_layers=6, num_heads=4, vocab_size=8192, context_length=48),
+    "unet": unet.UNetConfig(
+        in_channels=8,
+        out_channels=8,
+        channels=(96, 192, 288),
+        depths=(1, 1, 1),
+        num_heads=(3, 6, 9),
+        context_width=256,
+        num_res_blocks=1,
+    ),
+    "vae": VAEConfig(
+        channels=(32, 64, 96, 128), latent_channels=8, latent_scale=1.0, num_res_blocks=1, num_groups=16
+    ),
+}
+"""The shape of a model that two CPU cores can train: 128 x 128 pixels, and a tokenizer of its own."""
+SMALL_SCHEDULER: Json = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
 
 FamilyName = Literal["sd1", "sd2", "sd-x4", "sdxl", "sdxl-refiner"]
 FAMILIES: Mapping[FamilyName, tuple[Kind, Mapping[str, Mapping[Slot, NetworkConfig]]]] = {
@@ -45,6 +68,7 @@ FAMILIES: Mapping[FamilyName, tuple[Kind, Mapping[str, Mapping[Slot, NetworkConf
         {
             "toy": {"text": VIT_L_14_TEXT_TOY, "unet": unet.SD1_TOY, "vae": KL_F8_TOY},
             "full": {"text": VIT_L_14_TEXT, "unet": unet.SD1, "vae": KL_F8},
+            "small": SMALL,
         },
     ),
     "sd2": (
@@ -84,7 +108,11 @@ FAMILIES: Mapping[FamilyName, tuple[Kind, Mapping[str, Mapping[Slot, NetworkConf
 CHANNELS: Mapping[Task, int] = {"paint": 4, "inpaint": 9, "edit": 8, "upscale": 7}
 """That the U-Net sees: latents, and what lies beside them."""
 SIZES = FAMILIES["sd1"][1]
-TOY_DEFAULTS = Defaults(width=256, height=256, steps=12)
+DEFAULTS: Mapping[str, Defaults] = {
+    "toy": Defaults(width=256, height=256, steps=12),
+    "small": Defaults(width=128, height=128, steps=14, guidance_scale=4.0),
+}
+"""By size; the others have their family's."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +121,7 @@ class Config:
 
     output: tyro.conf.Positional[Path]
     """A .safetensors file, or a folder for diffusers' layout"""
-    size: Literal["toy", "full"] = "toy"
+    size: Literal["toy", "full", "small"] = "toy"
     family: FamilyName = "sd1"
     task: Task = "paint"
     dtype: Literal["float16", "float32", "bfloat16"] = "float16"
@@ -117,13 +145,26 @@ def random_checkpoint(
     """
     kind, sizes = FAMILIES[family]
     parts = {slot: _part(slot, _suited(config, task), dtype, seed) for slot, config in sizes[size].items()}
-    metadata = {DEFAULTS_KEY: TOY_DEFAULTS.model_dump_json(exclude_unset=True)} if size == "toy" else {}
-    checkpoint = Checkpoint(path, "single file", parts, (), kind, scheduler=scheduler or {}, metadata=metadata)
-    if path.suffix == ".safetensors":
+    metadata = {DEFAULTS_KEY: DEFAULTS[size].model_dump_json(exclude_unset=True)} if size in DEFAULTS else {}
+    noise = scheduler or (SMALL_SCHEDULER if size == "small" else {})
+    checkpoint = Checkpoint(path, "single file", parts, (), kind, scheduler=noise, metadata=metadata)
+    if size == "small":
+        with tempfile.TemporaryDirectory() as folder:
+            _short_tokenizer().save(folder)
+            write_folder(replace(checkpoint, tokenizers={"text": Path(folder)}), path)
+    elif path.suffix == ".safetensors":
         write_single_file(checkpoint, path)
     else:
         write_folder(checkpoint, path)
     return path
+
+
+def _short_tokenizer() -> ClipTokenizer:
+    """The first of CLIP's merges, as many as the small text encoder has tokens for."""
+    merges = json.loads(clip_tokenizer().backend.to_str())["model"]["merges"]
+    text = SMALL["text"]
+    assert isinstance(text, ClipTextConfig)
+    return ClipTokenizer.from_merges([(first, second) for first, second in merges[: text.vocab_size - NUM_FIXED]])
 
 
 def _suited(config: NetworkConfig, task: Task) -> NetworkConfig:
