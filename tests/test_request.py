@@ -26,6 +26,7 @@ from marmo.request import (
     Variation,
     explain,
 )
+from marmo.request_parts import EVERYWHERE
 
 SCHEMA = Path(__file__).parent / "request_schema.json"
 GAN = Defaults(unused=frozenset({"steps", "sampler", "schedule", "guidance", "guidance_scale", "eta", "clip_skip"}))
@@ -100,6 +101,16 @@ def test_an_unused_field_stays_open_and_may_be_named_without_a_value():
     whole = ImageRequest(seed=7, steps=None, guidance=Guidance()).resolve(GAN)
     assert (whole.steps, whole.sampler, whole.eta, whole.width) == (None, None, None, 512)
     assert ImageRequest.model_validate_json(whole.model_dump_json()).resolve(GAN) == whole  # as a replay does
+
+
+def test_what_the_guidance_leaves_open_is_the_models_and_then_everywhere():
+    own = Defaults(guidance=Guidance(rescale=0.6, high_sigma=20))
+    assert ImageRequest().resolve(Defaults()).guidance == EVERYWHERE
+    assert ImageRequest().resolve(own).guidance.limits == (0.6, 0, 20)
+    said = ImageRequest(guidance=Guidance(rescale=0, low_sigma=2)).resolve(own)
+    assert said.guidance.limits == (0, 2, 20) and said.resolve(Defaults()) == said
+    with pytest.raises(ValueError, match=r"^guidance.high_sigma 20 must lie above guidance.low_sigma 30$"):
+        ImageRequest(guidance=Guidance(low_sigma=30)).resolve(own)
 
 
 def test_strength_needs_a_picture_to_leave():

@@ -198,6 +198,7 @@ class ImageRequest(Schema):
             update["seed"] = secrets.randbelow(2**32)
         if self.variation.strength and self.variation.seed is None:
             update["variation"] = self.variation.model_copy(update={"seed": secrets.randbelow(2**32)})
+        update["guidance"] = self.guidance.resolve(defaults.guidance)
         if self.sampler is not None and self.eta is None:
             update["eta"] = ETA.get(self.sampler)
         if self.init_image is not None and self.strength is None:
@@ -275,6 +276,8 @@ class Defaults(Schema):
     sampler: SamplerName = "dpmpp_2m"
     schedule: ScheduleName = "karras"
     guidance_scale: float = 7.0
+    guidance: Guidance = Guidance()
+    """What it leaves open is `EVERYWHERE`."""
     image_guidance_scale: float | None = None
     """Of models that edit by instruction alone."""
     strength: float | None = Field(default=0.75, ge=0, le=1)

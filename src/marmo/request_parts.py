@@ -64,28 +64,49 @@ class Schema(BaseModel):
 
 
 class Guidance(Schema):
-    """How strongly, and where, the prompt pulls; the scale itself is `guidance_scale`."""
+    """How strongly, and where, the prompt pulls; the scale itself is `guidance_scale`.  `None` is the model's default."""
 
-    rescale: float = Field(
-        default=0.0,
+    rescale: float | None = Field(
+        default=None,
         ge=0,
         le=1,
         description="Share of the result that is scaled back to the prompt's own contrast (Lin et al. 2023)",
     )
-    low_sigma: float = Field(
-        default=0.0, ge=0, description="Guide only above this noise level (Kynkaanniemi et al. 2024)"
+    low_sigma: float | None = Field(
+        default=None, ge=0, description="Guide only above this noise level (Kynkaanniemi et al. 2024)"
     )
     high_sigma: float | None = Field(
-        default=None, gt=0, description="Guide only up to this noise level; none means from the start"
+        default=None, gt=0, description="Guide only up to this noise level; a very high one means from the start"
     )
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.high_sigma is not None and self.high_sigma <= self.low_sigma:
-            raise ValueError(
-                f"guidance.high_sigma {self.high_sigma:g} must lie above guidance.low_sigma {self.low_sigma:g}"
-            )
+    def _is_an_interval(self) -> Self:
+        self._check()
         return self
+
+    def _check(self) -> None:
+        if self.high_sigma is not None and self.high_sigma <= (self.low_sigma or 0):
+            raise ValueError(
+                f"guidance.high_sigma {self.high_sigma:g} must lie above guidance.low_sigma {self.low_sigma or 0:g}"
+            )
+
+    def resolve(self, defaults: "Guidance") -> "Guidance":
+        """Itself with nothing left open; `ValueError` where its one end and the default's other leave no interval."""
+        update = {name: value for guidance in (defaults, self) for name, value in guidance if value is not None}
+        whole = EVERYWHERE.model_copy(update=update)
+        whole._check()
+        return whole
+
+    @property
+    def limits(self) -> tuple[float, float, float]:
+        """Rescale, low and high sigma of a resolved request."""
+        rescale, low, high = self.rescale, self.low_sigma, self.high_sigma
+        assert rescale is not None and low is not None and high is not None, "the request is not resolved"
+        return rescale, low, high
+
+
+EVERYWHERE = Guidance(rescale=0.0, low_sigma=0.0, high_sigma=1e8)
+"""What a model's defaults leave open: the same pull at every noise level."""
 
 
 class Told(Schema):

@@ -15,6 +15,7 @@ from marmo.pipelines.latent import LatentDiffusion
 from marmo.pipelines.text_encoders import Encoded
 from marmo.request import Guidance as Limits
 from marmo.request import ImageRequest
+from marmo.request_parts import EVERYWHERE
 from marmo.text.bpe import clip_tokenizer
 from marmo.text.emphasis import Emphasis, Restored, interpolated
 from marmo.text.prompt import Chunk
@@ -47,6 +48,7 @@ def told(text: Text) -> str:
 def guidance_of(prompt: str, encoder: Encoder | None = None, steps: int = STEPS, **more: object) -> Guidance[str]:
     fields = {"steps": STEPS, "guidance_scale": 7.0, "negative_prompt": "", "sampler": "euler", **more}
     request = ImageRequest(prompt=prompt, **fields)
+    request = request.model_copy(update={"guidance": request.guidance.resolve(EVERYWHERE)})
     sigmas = torch.linspace(steps, 0, steps + 1)
     clock = Clock.of(request, sigmas)
     return Conditioning(request, clock, clip_tokenizer(), T, encoder or Encoder(), told, "blind {}".format).guidance(

@@ -221,10 +221,8 @@ class Guide(Generic[Condition]):
         return guidance if scale in (None, 1) else BothWays(guidance, uncond, self.blind(uncond), scale)
 
     def _by_words(self, conds: Sequence[Condition], uncond: Condition) -> Guidance[Condition]:
-        details, scale = self.request.guidance, self.request.guidance_scale
+        limits, scale = self.request.guidance.limits, self.request.guidance_scale
         assert scale is not None, "the request is not resolved"
-        high = float("inf") if details.high_sigma is None else details.high_sigma
-        limits = details.rescale, details.low_sigma, high
         if _is_plain(self.lines):
             return ClassifierFree(conds[0], uncond, scale, self.parametrisation, *limits)
         weights = [line.pull for line in self.lines]
