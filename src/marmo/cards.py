@@ -6,7 +6,6 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from marmo.data.selection import CONCEPTS_FILE, read_concepts
 from marmo.diffusion.denoiser import Target
 from marmo.models.clip_text import ClipTextConfig
 from marmo.models.rrdb import RRDBConfig
@@ -20,6 +19,7 @@ from marmo.weights.checkpoint import Checkpoint
 from marmo.weights.kinds import Slot, Task, task_of
 from marmo.weights.licence import licence_of
 from marmo.weights.maps.scheduler import betas_from_json, target_from_json
+from marmo.weights.notes import concepts_in
 
 DEFAULTS_KEY = "marmo.defaults"
 """Where a single file's metadata may hold a model's own `Defaults`, as JSON."""
@@ -82,7 +82,7 @@ def latent_card(checkpoint: Checkpoint) -> LatentCard:
         target=target,
         defaults=_defaults(checkpoint, family, target, betas.zero_snr, unet, vae),
         licence=licence_of(checkpoint),
-        concepts=_concepts(checkpoint.path),
+        concepts=concepts_in(checkpoint.metadata),
     )
 
 
@@ -117,12 +117,6 @@ def with_vae(card: LatentCard, other: Checkpoint) -> LatentCard:
         vae_path=other.path,
         vae_files=other.files,
     )
-
-
-def _concepts(path: Path) -> tuple[str, ...]:
-    """What the folder's own list says that the model knows."""
-    listed = path / CONCEPTS_FILE
-    return tuple(read_concepts(listed)) if listed.is_file() else ()
 
 
 def _config(checkpoint: Checkpoint, slot: Slot) -> object:

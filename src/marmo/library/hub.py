@@ -17,8 +17,10 @@ from marmo.library.places import hub_cache
 from marmo.library.scan import SUFFIXES as WEIGHT_SUFFIXES
 from marmo.weights.checkpoint import open_checkpoint
 from marmo.weights.kinds import KINDS
+from marmo.weights.notes import CONCEPTS_FILE, NOTES_FILE
 
 TOKENIZER = frozenset({"merges.txt", "vocab.txt", "tokenizer.model", "spiece.model"})
+NOTES = (NOTES_FILE, CONCEPTS_FILE)
 SUFFIXES = frozenset({".safetensors", ".json"})
 COMPONENTS = frozenset(
     {"scheduler"}
@@ -110,7 +112,7 @@ def chosen(name: HubName, files: Sequence[str]) -> list[str]:
         return [name.file, *(file for file in allowed if file == beside)]
     if "model_index.json" in allowed:
         inside = [file for file in allowed if file.count("/") == 1 and file.split("/")[0] in COMPONENTS]
-        return ["model_index.json", *(["marmo.json"] if "marmo.json" in allowed else []), *_one_variant(inside)]
+        return ["model_index.json", *(file for file in NOTES if file in allowed), *_one_variant(inside)]
     if "config.json" in allowed:
         return _one_variant([file for file in allowed if "/" not in file])
     roots = [file for file in allowed if file.endswith(".safetensors") and "/" not in file]
@@ -121,7 +123,7 @@ def chosen(name: HubName, files: Sequence[str]) -> list[str]:
 
 def _is_allowed(file: str) -> bool:
     path = PurePosixPath(file)
-    return _PLAIN_PATH.fullmatch(file) is not None and (path.suffix in SUFFIXES or path.name in TOKENIZER)
+    return _PLAIN_PATH.fullmatch(file) is not None and (path.suffix in SUFFIXES or path.name in (*TOKENIZER, *NOTES))
 
 
 def _singles(name: HubName, allowed: Iterable[str]) -> str:

@@ -19,11 +19,9 @@ from marmo.weights.forms import Form, Json, Network, NetworkConfig, expected, re
 from marmo.weights.keymap import to_ours
 from marmo.weights.kinds import SD1, SD2, SD_X4, SDXL, SDXL_REFINER, Kind, Place, Slot, kind_of_names
 from marmo.weights.maps.compvis import LEFTOVERS
+from marmo.weights.notes import read_notes
 from marmo.weights.quantize import expanded
 from marmo.weights.store import MAX_HEADER, Tensors, open_file, select
-
-METADATA_FILE = "marmo.json"
-"""In a folder, what a single file's metadata says; other programs pass it over."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +65,7 @@ class Checkpoint:
     index: Json = field(default_factory=dict[str, object])
     """A diffusers folder's model_index.json."""
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    """A single file's, or what a folder says in its place; see `notes`."""
 
     @property
     def tokenizer(self) -> Path | None:
@@ -163,7 +162,7 @@ def _open_folder(path: Path, variant: str | None, opener: Opener) -> Checkpoint:
             raise ValueError(f"{path / place.folder} holds a {part.network} where a {network_of(slot)} belongs")
         parts[slot] = part
         files += its_files
-    scheduler, metadata = path / "scheduler" / "scheduler_config.json", path / METADATA_FILE
+    scheduler = path / "scheduler" / "scheduler_config.json"
     return Checkpoint(
         path,
         "diffusers folder",
@@ -173,7 +172,7 @@ def _open_folder(path: Path, variant: str | None, opener: Opener) -> Checkpoint:
         tokenizers=_tokenizers(path, kind.places),
         scheduler=_read_json(scheduler) if scheduler.is_file() else {},
         index=index,
-        metadata={key: str(value) for key, value in _read_json(metadata).items()} if metadata.is_file() else {},
+        metadata=read_notes(path),
     )
 
 

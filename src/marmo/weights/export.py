@@ -16,11 +16,12 @@ from marmo.models.unet import UNetConfig
 from marmo.models.vae import VAEConfig
 from marmo.text.bpe import ClipTokenizer, clip_tokenizer
 from marmo.weights import markers
-from marmo.weights.checkpoint import METADATA_FILE, Checkpoint, Part
+from marmo.weights.checkpoint import Checkpoint, Part
 from marmo.weights.folders import write_sharded
 from marmo.weights.forms import Family, Json, Network, NetworkConfig, expected, written
 from marmo.weights.keymap import Constant, to_theirs
 from marmo.weights.kinds import PIPELINES, SD_X4, SDXL, UPSCALER_LEVELS, Kind, Slot, task_of
+from marmo.weights.notes import write_notes
 from marmo.weights.quantize import quantized
 from marmo.weights.store import Tensors, cast, from_state, join, only, prefixed, write
 
@@ -86,7 +87,7 @@ def write_folder(
         return
     scheduler = _scheduler(checkpoint, kind)
     for slot, part in checkpoint.parts.items():
-        bare = replace(part.tensors, metadata={})  # METADATA_FILE has it
+        bare = replace(part.tensors, metadata={})  # the folder's notes have it
         config = kind.for_folder(part.config)
         kept = Part(part.form, config, only(bare, expected(config)))
         said = {"sample_size": kind.side_for(scheduler.get("prediction_type")) // PIXELS} if slot == "unet" else {}
@@ -95,8 +96,7 @@ def write_folder(
         if place.tokenizer is not None:
             _tokenizer(checkpoint, slot).save(folder / place.tokenizer)
     metadata = {key: value for key, value in checkpoint.metadata.items() if key != FILLER_KEY}
-    if metadata:
-        _write_json(folder / METADATA_FILE, metadata, sort=False)
+    write_notes(folder, metadata)
     _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     if kind is SD_X4:
         small = {"_class_name": "DDPMScheduler", "beta_schedule": "scaled_linear", **UPSCALER_LEVELS}
@@ -289,7 +289,7 @@ def _foreign(part: Part, family: Family, dtype: torch.dtype | None) -> Tensors:
     return tensors if dtype is None else cast(tensors, dtype)
 
 
-def _write_json(path: Path, value: Mapping[str, object], sort: bool = True) -> None:
+def _write_json(path: Path, value: Mapping[str, object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as stream:
-        stream.write((json.dumps(value, indent=2, sort_keys=sort) + "\n").encode())
+        stream.write((json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
