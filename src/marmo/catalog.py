@@ -9,6 +9,7 @@ import torch
 from marmo.cards import latent_card, upscaler_card, with_vae
 from marmo.files.settings import read_settings
 from marmo.library import hub, shelf
+from marmo.library.bundled import bundled_model
 from marmo.library.identify import Found
 from marmo.models.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from marmo.nn.blueprint import blueprint
@@ -41,7 +42,8 @@ def load(
     """A model, ready to paint.
 
     Args:
-        model: a checkpoint file or a diffusers folder.
+        model: a checkpoint file, a diffusers folder, or the name of a model at hand; none is the settings' default,
+            else the bundled model.
         device: any torch device; by default cuda, mps or cpu, the first that is there.
         dtype: float32, bfloat16 or float16; by default the fastest that is safe on the device.
         preview: a tiny decoder (TAESD's layout) for `Step.preview`.
@@ -168,13 +170,7 @@ def located(model: str | Path | None, folders: Sequence[Path] = ()) -> Path:
 def _default() -> Path:
     """The settings' model, else the bundled one."""
     chosen = read_settings().models.default
-    if chosen is not None:
-        return located(chosen)
-    bundled = (found for found in models() if found.origin == "bundled" and found.use == "paint")
-    found = next(bundled, None)
-    if found is None:
-        raise ValueError("no model is bundled yet; give --model a checkpoint file (.safetensors) or a diffusers folder")
-    return found.path
+    return bundled_model() if chosen is None else located(chosen)
 
 
 def _tiny_decoder(path: Path, dtype: torch.dtype, device: torch.device) -> TinyDecoder:

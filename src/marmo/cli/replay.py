@@ -197,8 +197,12 @@ def compare(before: Image.Image, after: Image.Image) -> Difference:
 
 def _find_model(weights: Mapping[str, str], flag: str) -> Path:
     """A file or folder on this machine with these weights of a record, all of them."""
+    from marmo.library.bundled import with_weights
     from marmo.weights.fingerprint import file_hash, find_files
 
+    own = with_weights(weights)
+    if own is not None:
+        return own
     for name, digest in weights.items():
         inside = len(PurePosixPath(name).parts) - 1  # a folder's weights are named from the folder down
         for path in find_files(digest):

@@ -1,6 +1,6 @@
 """`marmo serve`: a durable job server on this machine, or with tokens for others.
 
-    marmo serve --model v1-5.safetensors
+    marmo serve                                  # with the model that comes with Marmo
     marmo serve --model v1-5.safetensors sdxl/ --host 0.0.0.0 --token-file tokens --allow-host marmo.example
 
 This process brings no torch: the worker does, in a process of its own.
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 class Serve:
     """Answer requests over HTTP; nothing that was accepted is lost."""
 
-    model: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE...")]
-    """Checkpoint files or diffusers folders; the first is the default"""
+    model: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE...")] = ()
+    """Checkpoint files or diffusers folders; the first is the default, and without any the bundled model is"""
     host: str = "127.0.0.1"
     """Address to listen on; any but this machine's own needs --token-file"""
     port: int = 7860
@@ -73,7 +73,7 @@ class Serve:
         """Check everything that can be checked, then serve until a signal comes."""
         if any(find_spec(package) is None for package in ("fastapi", "uvicorn", "python_multipart")):
             raise ValueError("a server needs more packages; install them with: pip install 'marmo[serve]'")
-        settings, models = self.settings(), name_models(self.model)
+        settings, models = self.settings(), name_models(self.model or (default_model(),))
         folder = self.data or data_folder()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         from marmo.serve import server
@@ -138,6 +138,22 @@ class Serve:
             token = create_file(self.token_file)
             print(f"{self.token_file} is new; its one user, admin, has the token {token}", flush=True)
         return Tokens.from_file(self.token_file)
+
+
+def default_model() -> Path:
+    """The settings' model, else the bundled one."""
+    from marmo.files.settings import read_settings
+    from marmo.library.bundled import bundled_model
+
+    chosen = read_settings().models.default
+    if chosen is None:
+        return bundled_model()
+    path = Path(chosen).expanduser()
+    if path.exists():
+        return path
+    from marmo.catalog import located  # a name is looked up among the models at hand, which brings torch
+
+    return located(chosen)
 
 
 def name_models(paths: Sequence[Path]) -> dict[str, Path]:

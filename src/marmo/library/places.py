@@ -10,13 +10,13 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Literal, cast
 
 import yaml
 
 from marmo.files.settings import Settings, models_folder
+from marmo.library import bundled
 
 Origin = Literal["bundled", "marmo", "folder", "a1111", "comfyui", "invokeai", "hub"]
 
@@ -41,7 +41,7 @@ def places(settings: Settings, more: Sequence[Path] = ()) -> Iterator[Place]:
 
     Raises `ValueError` for a folder that was named and is not there.
     """
-    yield Place("bundled", Path(str(files("marmo"))) / "pretrained" / "models")  # beside it lie those that judge
+    yield Place("bundled", bundled.MODELS)
     yield Place("marmo", models_folder())
     models = settings.models
     for path in (*more, *models.folders):
