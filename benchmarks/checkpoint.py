@@ -44,19 +44,17 @@ from marmo.weights.kinds import SD1, SD2, SD_X4, SDXL, SDXL_REFINER, Kind, Slot,
 from marmo.weights.store import TensorInfo, Tensors
 
 SMALL: Mapping[Slot, NetworkConfig] = {
-    "text": ClipTextConfig(width=256, num_layers=6, num_heads=4, vocab_size=8192, context_length=48),
+    "text": ClipTextConfig(width=256, num_layers=4, num_heads=4, vocab_size=8192, context_length=48),
     "unet": unet.UNetConfig(
         in_channels=8,
         out_channels=8,
-        channels=(96, 192, 288),
+        channels=(96, 160, 224),
         depths=(1, 1, 1),
-        num_heads=(3, 6, 9),
+        num_heads=(3, 5, 7),
         context_width=256,
         num_res_blocks=1,
     ),
-    "vae": VAEConfig(
-        channels=(32, 64, 96, 128), latent_channels=8, latent_scale=1.0, num_res_blocks=1, num_groups=16
-    ),
+    "vae": VAEConfig(channels=(32, 64, 64, 96), latent_channels=8, latent_scale=1.0, num_res_blocks=1, num_groups=16),
 }
 """The shape of a model that two CPU cores can train: 128 x 128 pixels, and a tokenizer of its own."""
 SMALL_SCHEDULER: Json = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}

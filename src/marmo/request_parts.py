@@ -64,7 +64,7 @@ class Schema(BaseModel):
 
 
 class Guidance(Schema):
-    """How strongly, and where, the prompt pulls; the scale itself is `guidance_scale`.  `None` is the model's default."""
+    """How strongly, and where, the prompt pulls; the scale itself is `guidance_scale`.  None: as the model wants."""
 
     rescale: float | None = Field(
         default=None,

@@ -1,8 +1,8 @@
 """The models that come with Marmo, found without a look at any other, and without torch.
 
-    pretrained/models/
-      SHA256SUMS        of every file of every model, as `sha256sum --check` reads it
-      NAME/             a diffusers folder, its weights in 8 bits
+pretrained/models/
+  SHA256SUMS        of every file of every model, as `sha256sum --check` reads it
+  NAME/             a diffusers folder, its weights in 8 bits
 """
 
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ MODELS = Path(__file__).parents[1] / "pretrained" / "models"
 SUMS = "SHA256SUMS"
 
 NO_MODEL = (
-    "no model comes with this copy of Marmo; give --model a checkpoint file (.safetensors) or a diffusers folder, name a "
-    "default in the settings, or train one: marmo train latent --help"
+    "no model comes with this copy of Marmo; give --model a checkpoint file (.safetensors) or a diffusers folder, "
+    "name a default in the settings, or train one: marmo train latent --help"
 )
 
 
