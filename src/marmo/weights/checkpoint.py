@@ -24,6 +24,8 @@ from marmo.weights.store import MAX_HEADER, Tensors, open_file, select
 
 METADATA_FILE = "marmo.json"
 """In a folder, what a single file's metadata says; other programs pass it over."""
+DEFAULTS_KEY = "marmo.defaults"
+"""Where the metadata may hold a model's own `Defaults`, as JSON."""
 
 
 @dataclass(frozen=True)
