@@ -21,6 +21,7 @@ from marmo.weights.kinds import Slot, Task, task_of
 from marmo.weights.licence import licence_of
 from marmo.weights.maps.scheduler import betas_from_json, target_from_json
 
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """How the models of one kind read their prompts, and what they paint best."""

@@ -67,7 +67,9 @@ def encoded(source: Source, encode: Encode, read: Read, window: int, repeats: in
     Raises `ValueError` for a window that is no multiple of `CHUNK`.
     """
     if window < CHUNK or window % CHUNK or repeats < 1:
-        raise ValueError(f"a window has a multiple of {CHUNK} pictures and at least one repeat, not {window}, {repeats}")
+        raise ValueError(
+            f"a window has a multiple of {CHUNK} pictures and at least one repeat, not {window}, {repeats}"
+        )
     lock = Lock()
 
     @lru_cache(maxsize=window // CHUNK + 2)

@@ -16,7 +16,7 @@ Shapes: B pictures of this rank, S side of a picture, Z latent channels, H W hei
 D width of the text encoder's states.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -25,24 +25,25 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from marmo.data.latents import Draw, RowSource, drawn, encoded
+from marmo.data.latents import Draw, RowSource, encoded
+from marmo.data.selection import CONCEPTS_FILE, EASY, Selection, listed, read_concepts, write_concepts
 from marmo.data.source import Source
 from marmo.data.splits import Split
-from marmo.diffusion import samplers, schedules, sources
-from marmo.diffusion.denoiser import Parametrisation, denoise
-from marmo.diffusion.guidance import ClassifierFree
+from marmo.diffusion.denoiser import Network, Parametrisation
 from marmo.diffusion.noise import COSINE, DDPM, STABLE_DIFFUSION, Betas, NoiseTable
-from marmo.diffusion.training import Lesson, evenly, flow_levels, lesson, levels
+from marmo.diffusion.training import Lesson
 from marmo.models.clip_text import ClipText
-from marmo.models.unet import UNet, UNetConfig
+from marmo.models.unet import SpatialTransformer, UNet, UNetConfig
+from marmo.nn.blocks import ResBlock
 from marmo.train import ema, optim
 from marmo.train.latent_parts import Parts, Training, found, training_of, unet_of, write_model
+from marmo.train.lessons import Lessons
 from marmo.train.run import Run, leave, start
+from marmo.train.sheets import painted
 from marmo.train.state import Learner, State
 
 NOISES: Mapping[str, Betas] = {"scaled_linear": STABLE_DIFFUSION, "linear": DDPM, "cosine": COSINE}
 HELD_OUT_SEED = -4  # trainings count theirs from 0, the evaluation's prompts are -1, the oracles -2 and -3
-SHARES = (0.125, 0.375, 0.625, 0.875)  # of the noise levels, at which the loss is validated
 PROMPTS = (
     "a red fox",
     "a green apple on a blue background",
@@ -94,6 +95,10 @@ class Config:
     """Captioned pictures: a folder, a .tar or a folder of them, or a saved `datasets` folder; or Marmo's own scenes"""
     split: Split = "train"
     """Of the scenes"""
+    concepts: int | Path | None = None
+    """Of the scenes: the first of Marmo's own list, or a file with an id per line; all by default"""
+    easy_images: int = 0
+    """So many images at the beginning show scenes with a single thing, or shapes"""
     size: int = 512
     """Pixels along the side; larger pictures are cut"""
     held_out: int = 64
@@ -311,29 +316,25 @@ def main(config: Config, source: Source | None = None, held: Source | None = Non
         held: the same, never learnt from; those of `config.data` by default, and none with a `source`.
     """
     with start(config) as run:
-        parts, taught = _placed(found(config.from_, config.vae, config.clip), run), training(config)
+        parts, taught = found(config.from_, config.vae, config.clip), training(config)
+        parts.vae.to(run.device), parts.text.to(run.device)
         model = _laid_out(build(config, parts).to(run.device))
         averages = _averages(config, model)
-        learner = Learner(
-            model,
-            _adam(model, config),
-            averages,
-            batch_size=config.batch_size,
-            accumulate=config.accumulate,
-            clip=config.max_norm,
-        )
+        best = next(iter(averages.values())).model if averages else model
+        assert isinstance(best, Student)
+        sizes = {"batch_size": config.batch_size, "accumulate": config.accumulate}
+        learner = Learner(model, _adam(model, config), averages, **sizes, clip=config.max_norm)
         state = State({"model": learner})
         run.restore(state)
 
         if source is None:
             source, held = _sources(config, run.device)
-        lessons = Lessons(config, parts, taught, run)
+        parametrisation = Parametrisation(taught.target, NoiseTable(taught.betas))
+        lessons = Lessons(parts, parametrisation, model.text is not None, config.shift, run.device, run.dtype)
         rows = encoded(source, lessons.encode, lessons.read, config.window, config.repeats, config.seed)
-        exams = {"validation": held and lessons.exam(held), "validation_train": lessons.exam(rows)}
-        best = next(iter(averages.values())).model if averages else model
-        assert isinstance(best, Student)
-        for draws in run.batches(lessons.drawing(rows), state):
-            wanted, texts = lessons.batch(draws)
+        exams = _exams(config, lessons, rows, held)
+        for draws in run.batches(lessons.drawing(rows, config.dropout, config.seed), state):
+            wanted, texts = lessons.told(draws, [draw.share for draw in draws], config.min_snr)
             with run.autocast():
                 output = model(wanted.seen, wanted.clock, texts)
             value = loss(output, wanted)
@@ -342,3 +343,156 @@ def main(config: Config, source: Source | None = None, held: Source | None = Non
 
             if run.every(config.log_images, state):
                 run.log(state, loss=value, norm=learner.norm, lr=lr)
+            if run.every(config.validate_images, state):
+                run.log(state, **_marks(config, lessons, exams, best, run))
+            if run.every(config.snapshot_images, state):
+                run.snapshot(state)
+            if run.every(config.save_images, state):
+                run.sheet(state, _paint(config, lessons, best, run))
+                run.save(state)
+                _export(config, parts, taught, best, run)
+        return run.folder / "model"
+
+
+def _initialised(unet: UNet) -> UNet:
+    """Every residual and every transformer begins with adding nothing, as in Ho et al. 2020."""
+    for module in unet.modules():
+        if isinstance(module, ResBlock):
+            _zero(module.conv2)
+        elif isinstance(module, SpatialTransformer):
+            _zero(module.proj_out)
+    _zero(unet.conv_out)
+    return unet
+
+
+def _zero(layer: nn.Conv2d | nn.Linear) -> None:
+    assert layer.bias is not None
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+
+
+def _laid_out(model: Student) -> Student:
+    """Convolutions with their channels last, which processors of both kinds prefer."""
+    for parameter in model.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return model
+
+
+def _averages(config: Config, model: Student) -> dict[str, ema.Average]:
+    """The result's first."""
+    usual = {} if config.ema_decay is None else {"constant": ema.Average(model, ema.constant(config.ema_decay))}
+    return usual | {f"power-{width:g}": ema.Average(model, ema.power(width)) for width in config.ema}
+
+
+def _adam(model: Student, config: Config) -> torch.optim.AdamW:
+    shares = {} if model.text is None else {model.text: config.text_lr}
+    return optim.adamw(model, config.betas, weight_decay=config.weight_decay, shares=shares, fused=True)
+
+
+def _sources(config: Config, device: torch.device) -> tuple[Source, Source | None]:
+    """Pictures to learn from, and pictures to validate with."""
+    match config.data:
+        case None:
+            raise ValueError("there is nothing to learn from: give --data")
+        case "scenes":
+            return _scenes(config, config.seed, device), _scenes(replace(config, easy_images=0), HELD_OUT_SEED, device)
+        case Path() as path:
+            from marmo.data.pictures import open_pictures  # reads picture records, too, and so needs pydantic
+
+            return open_pictures(path, seed=config.seed, size=config.size), None
+
+
+def _scenes(config: Config, seed: int, device: torch.device) -> Source:
+    """Scenes by position; the easy ones fill whole windows."""
+    from marmo.data.scene_source import scene_source
+
+    concepts = _concepts(config)
+    chosen = Selection(None if concepts is None else frozenset(concepts))
+    simple = replace(chosen, kinds=EASY)
+    all_kinds, easy = (
+        scene_source(seed, config.size, config.split, device, selection=selection) for selection in (chosen, simple)
+    )
+    until = -(-config.easy_images // (config.window * config.repeats)) * config.window
+    return lambda position: (easy if position < until else all_kinds)(position)[:2]
+
+
+def _concepts(config: Config) -> Sequence[str] | None:
+    match config.concepts:
+        case None:
+            return None
+        case int() as count:
+            return listed(count)
+        case Path() as path:
+            return read_concepts(path)
+
+
+def _exams(config: Config, lessons: Lessons, rows: RowSource, held: Source | None) -> dict[str, list[Draw]]:
+    """What the network is examined with: pictures that it never sees, and pictures that it learns from."""
+    kept = config.held_out
+    if held is None or kept == 0:
+        return {}
+    unseen = encoded(held, lessons.encode, lessons.read, config.window, 1, config.seed)
+    sources = {"validation": unseen, "validation_train": rows}
+    return {name: lessons.exam(source, kept, config.seed) for name, source in sources.items()}
+
+
+def _marks(
+    config: Config, lessons: Lessons, exams: Mapping[str, list[Draw]], model: Student, run: Run
+) -> dict[str, float]:
+    """The mean over the noise levels, and each of them."""
+
+    def answer(wanted: Lesson, texts: Tensor) -> Tensor:
+        with run.autocast():
+            return model(wanted.seen, wanted.clock, texts)
+
+    told: dict[str, float] = {}
+    for name, exam in exams.items():
+        marks = lessons.marks(answer, exam, config.batch_size)
+        told[name] = sum(marks) / len(marks)
+        told |= {f"{name}_{number}": mark for number, mark in enumerate(marks, 1)}
+    return told
+
+
+@torch.no_grad()
+def _paint(config: Config, lessons: Lessons, model: Student, run: Run) -> Tensor:
+    """The prompts as pictures B 3 S S."""
+    side, vae = config.size // lessons.parts.vae.config.factor, lessons.parts.vae.config
+    states = [model.states(lessons.read(texts).to(run.device)) for texts in (config.prompts, [""])]
+    cond, uncond = (_network(model, its, run) for its in states)
+    assert lessons.parametrisation.table is not None
+    latents = painted(
+        cond,
+        uncond,
+        lessons.parametrisation,
+        lessons.parametrisation.table,
+        (vae.latent_channels, side, side),
+        config.guidance_scale,
+        config.steps,
+        range(len(config.prompts)),
+        run.device,
+    )
+    return lessons.parts.pixels(latents)
+
+
+def _network(model: Student, states: Tensor, run: Run) -> Network:
+    """The U-Net under a text."""
+
+    def network(x: Tensor, clock: Tensor) -> Tensor:
+        with run.autocast():
+            return model.unet(x, clock, model.unet.project(states))
+
+    return network
+
+
+def _export(config: Config, parts: Parts, taught: Training, model: Student, run: Run) -> None:
+    if run.is_main:
+        folder, concepts = run.folder / "model", _concepts(config)
+        write_model(folder, parts, model.unet, model.text or parts.text, taught, config.size)
+        if concepts is not None:
+            write_concepts(folder / CONCEPTS_FILE, concepts)
+
+
+if __name__ == "__main__":
+    main(tyro.extras.overridable_config_cli(dict(presets())))
+    leave()

@@ -1,7 +1,7 @@
 """The parts of a latent diffusion model that is trained: found in other people's checkpoints, written as one of them.
 
-    parts = found(from_=None, vae=Path("out/vae/vae"), clip=Path("out/clip/clip"))
-    write_model(Path("out/latent/model"), parts, unet, betas, "v", side=128)
+parts = found(from_=None, vae=Path("out/vae/vae"), clip=Path("out/clip/clip"))
+write_model(Path("out/latent/model"), parts, unet, betas, "v", side=128)
 """
 
 import json

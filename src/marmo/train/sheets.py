@@ -3,7 +3,7 @@
 Shapes: B pictures, C channels, H W height and width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from marmo.diffusion.denoiser import Network, Parametrisation, denoise
 from marmo.diffusion.guidance import ClassifierFree
 from marmo.diffusion.noise import NoiseTable
 
-SAMPLER, SCHEDULE = "dpmpp_2m", "trailing"
+SCHEDULE = "trailing"
 RESCALE = 0.7
 """Lin et al. 2023, section 3.4: strong guidance would burn the picture where the noise begins at infinity."""
 
@@ -38,8 +38,7 @@ def painted(
         seeds: one for each picture.
     """
     sigmas = schedules.schedule(SCHEDULE, table, steps)
-    source = sources.TorchCpu(seeds)
-    x = sigmas[0] * source.start(shape).to(device)
+    x = sigmas[0] * sources.TorchCpu(seeds).start(shape).to(device)
     guidance: ClassifierFree[Network] = ClassifierFree(cond, uncond, scale, parametrisation, RESCALE)
 
     def answer(query: samplers.Query) -> samplers.Prediction:
@@ -47,5 +46,4 @@ def painted(
         networks = guidance.rows(query.index, float(query.sigma))
         return guidance.combine(query, [denoise(network, parametrisation, query.x, sigma) for network in networks])
 
-    noise: Callable[[Tensor, Tensor], Tensor] = lambda s, t: source.normal(shape).to(device)
-    return samplers.run(samplers.sampling(SAMPLER, x, sigmas, noise, None), answer)
+    return samplers.run(samplers.dpmpp_2m(x, sigmas), answer)
