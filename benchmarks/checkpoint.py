@@ -23,7 +23,6 @@ import torch
 import tyro
 from torch import Tensor
 
-from marmo.cards import DEFAULTS_KEY
 from marmo.models import unet
 from marmo.models.clip_text import (
     VIT_BIGG_14_TEXT,
@@ -37,7 +36,7 @@ from marmo.models.clip_text import (
 from marmo.models.vae import KL_F8, KL_F8_TOY, SD_X4_VAE, SD_X4_VAE_TOY, SDXL_VAE, SDXL_VAE_TOY, VAEConfig
 from marmo.request import Defaults
 from marmo.text.bpe import NUM_FIXED, ClipTokenizer, clip_tokenizer
-from marmo.weights.checkpoint import Checkpoint, Part
+from marmo.weights.checkpoint import DEFAULTS_KEY, Checkpoint, Part
 from marmo.weights.export import write_folder, write_single_file
 from marmo.weights.forms import Json, NetworkConfig, expected, written
 from marmo.weights.kinds import SD1, SD2, SD_X4, SDXL, SDXL_REFINER, Kind, Slot, Task

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.checkpoint import random_checkpoint
-from marmo.cards import DEFAULTS_KEY, latent_card, with_vae
+from marmo.cards import latent_card, with_vae
 from marmo.catalog import find, open_for, open_model
 from marmo.diffusion.noise import STABLE_DIFFUSION, Betas
 from marmo.files.infotext import infotext
 from marmo.pipelines.card import LatentCard
 from marmo.request import ImageRequest
-from marmo.weights.checkpoint import Checkpoint, open_checkpoint
+from marmo.weights.checkpoint import DEFAULTS_KEY, Checkpoint, open_checkpoint
 from marmo.weights.export import write_single_file
 from marmo.weights.forms import Network
 from marmo.weights.store import sha256

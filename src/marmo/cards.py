@@ -15,14 +15,11 @@ from marmo.models.vae import VAEConfig
 from marmo.pipelines.card import LatentCard, ToldKind, TowerCard, UpscalerCard
 from marmo.request import Defaults, ImageRequest, explain
 from marmo.text.bpe import ClipTokenizer, clip_tokenizer
-from marmo.weights.checkpoint import Checkpoint
+from marmo.weights.checkpoint import DEFAULTS_KEY, Checkpoint
 from marmo.weights.kinds import Slot, Task, task_of
 from marmo.weights.licence import licence_of
 from marmo.weights.maps.scheduler import betas_from_json, target_from_json
 from marmo.weights.notes import concepts_in
-
-DEFAULTS_KEY = "marmo.defaults"
-"""Where a single file's metadata may hold a model's own `Defaults`, as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ The trained folder's marmo.json says its defaults and its concepts.txt what it k
 written into a folder beside the result first, which takes the result's name when it is whole.
 """
 
+import json
 import platform
 import shutil
 from collections.abc import Sequence
@@ -19,10 +20,10 @@ from PIL import Image
 
 from marmo.bundling import curves, page, trial
 from marmo.bundling.runs import TrainingRun, read_run
-from marmo.cards import DEFAULTS_KEY, latent_card
+from marmo.cards import latent_card
 from marmo.data.corpus import corpus
 from marmo.library.bundled import read_sums, write_sums
-from marmo.weights.checkpoint import Checkpoint, open_checkpoint
+from marmo.weights.checkpoint import DEFAULTS_KEY, Checkpoint, open_checkpoint
 from marmo.weights.export import write_folder
 from marmo.weights.notes import read_notes, write_notes
 from marmo.weights.store import sha256
@@ -52,7 +53,7 @@ class Bundle:
     commands: Path | None = None
     """A text file with the commands that make the model again, a line each"""
     defaults: Path | None = None
-    """A JSON file of defaults, in place of those in the trained folder's marmo.json"""
+    """A JSON file of defaults, over those in the trained folder's marmo.json"""
     licence: str = "apache-2.0"
     hardware: str = f"{platform.machine()}, {platform.system()}, torch {torch.__version__}"
     """What it was trained on, in words"""
@@ -85,7 +86,8 @@ class Bundle:
         checkpoint = open_checkpoint(self.model)
         notes = {**checkpoint.metadata, LICENCE_KEY: self.licence, CORPUS_KEY: corpus().version}
         if self.defaults is not None:
-            notes[DEFAULTS_KEY] = self.defaults.read_text(encoding="utf-8")
+            said = json.loads(notes.get(DEFAULTS_KEY, "{}")) | json.loads(self.defaults.read_text(encoding="utf-8"))
+            notes[DEFAULTS_KEY] = json.dumps(said, separators=(",", ":"))
         whole = replace(checkpoint, metadata=notes)
         latent_card(whole)  # which refuses defaults that cannot be used
         return whole
@@ -116,7 +118,7 @@ def check_size(checkpoint: Checkpoint) -> None:
         counts = {slot: f"{part.num_parameters / 1e6:.1f} M parameters" for slot, part in checkpoint.parts.items()}
         told = ", ".join(f"{slot} {count}" for slot, count in counts.items())
         raise ValueError(
-            f"its weights take {sum(sizes) / 1e6:.1f} MB in 8 bits ({told}), the largest file {max(sizes) / 1e6:.1f} MB; "
+            f"its weights take {sum(sizes) / 1e6:.1f} MB in 8 bits ({told}), the largest file {max(sizes) / 1e6:.1f}; "
             f"all together may have {MAX_WEIGHTS / 1e6:g} MB, and a file {MAX_FILE / 1e6:g}"
         )
 

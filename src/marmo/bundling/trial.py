@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from marmo import catalog
+from marmo.data.selection import EVERYTHING, Selection
 from marmo.evaluate.fidelity import psnr
 from marmo.evaluate.gallery import Answer
 from marmo.evaluate.judging import marked
@@ -84,14 +85,20 @@ class Tried:
 
 def tried(original: Path, small: Path, device: str) -> Tried:
     """Paints the trial with a model in float32 and in 8 bits, and judges the latter."""
-    trial = asked()
-    first, second = (pictures(catalog.load(path, device, "float32"), trial) for path in (original, small))
+    models = [catalog.load(path, device, "float32") for path in (original, small)]
+    trial = asked(models[0].card.concepts)
+    first, second = (pictures(model, trial) for model in models)
     return Tried(trial, second, share_right(trial, second), [float(value) for value in decibels(second, first)])
 
 
-def asked() -> list[Question]:
-    """24 questions: three prompts for each tag in both languages, each with one seed."""
-    return questions(("seen",), PER_TAG, seeds=1)
+def asked(concepts: Sequence[str]) -> list[Question]:
+    """24 questions: three prompts for each tag in both languages, each with one seed.
+
+    Args:
+        concepts: what the model knows; empty for all.
+    """
+    selection = Selection(frozenset(concepts)) if concepts else EVERYTHING
+    return questions(("seen",), PER_TAG, seeds=1, selection=selection)
 
 
 def pictures(model: LatentDiffusion, trial: Sequence[Question]) -> list[Image.Image]:

@@ -40,6 +40,10 @@ class Parametrisation:
 
     def __call__(self, sigma: Tensor) -> Scalars:
         """sigma of any shape, on the CPU.  Computed in float64: at sigma 1e8 float32 would lose c_skip."""
+        return Scalars(*(value.float() for value in self.exact(sigma)))
+
+    def exact(self, sigma: Tensor) -> Scalars:
+        """The same in float64, for those who calculate on."""
         s = sigma.double()
         one = s.new_ones(s.shape)
         norm = (1 + s**2).sqrt()
@@ -56,7 +60,7 @@ class Parametrisation:
                 d = self.sigma_data
                 norm = (s**2 + d**2).sqrt()
                 row = 1 / norm, (d / norm) ** 2, s * d / norm, s.log() / 4
-        return Scalars(*(value.float() for value in row))
+        return Scalars(*row)
 
     def _time(self, sigma: Tensor) -> Tensor:
         assert self.table is not None, f"{self.target} needs a table of noise levels for its clock"

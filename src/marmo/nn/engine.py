@@ -31,11 +31,22 @@ def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, score_bytes: i
     The queries are cut into slices whose scores (B N T S numbers) fit `score_bytes`, whether or not the device has a
     kernel that never stores them: the bound holds everywhere and a long slice costs a fused kernel nothing.
     """
+    if q.device.type == "cpu" and q.dtype is torch.bfloat16 and _tracked(q, k):
+        return _attend_plainly(q, k, v, causal)
     batch, heads, length, _ = q.shape
     rows = max(1, score_bytes // (batch * heads * k.shape[2] * q.element_size()))
     if causal or rows >= length:  # causal sequences are captions: short
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     return torch.cat([F.scaled_dot_product_attention(part, k, v) for part in torch.split(q, rows, dim=2)], dim=2)
+
+
+def _attend_plainly(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+    """The same, score by score: torch's fused kernel takes 2 to 7 times as long back in bfloat16 on the CPU."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)                          # B N T S
+    if causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+        scores = scores.masked_fill(later, float("-inf"))
+    return scores.softmax(-1) @ v                                                     # B N T D
 
 
 class Linear(nn.Linear):

@@ -133,15 +133,22 @@ def _moments(learner: Learner) -> dict[str, Tensor]:
 def _set_moments(learner: Learner, tensors: Tensors, folder: Path) -> None:
     names = {parameter: name for name, parameter in learner.model.named_parameters()}
     groups = learner.optimizer.param_groups
-    order = [names[parameter] for group in groups for parameter in group["params"]]
-    numbers = {name: number for number, name in enumerate(order)}
+    order: list[torch.nn.Parameter] = [parameter for group in groups for parameter in group["params"]]
+    numbers = {names[parameter]: number for number, parameter in enumerate(order)}
     memory: dict[int, dict[str, Tensor]] = {}
     for entry in tensors.infos:
         kind, _, name = entry.partition(".")
         if name not in numbers:
             raise ValueError(f"{folder} holds an optimiser's memory of {name!r}, which this run does not train")
-        memory.setdefault(numbers[name], {})[kind] = tensors.read(entry).clone()  # the file may go before the run does
+        number = numbers[name]
+        memory.setdefault(number, {})[kind] = _laid_out(tensors.read(entry), order[number])
     learner.optimizer.load_state_dict({"state": memory, "param_groups": learner.optimizer.state_dict()["param_groups"]})
+
+
+def _laid_out(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """A copy, since the file may go before the run does; in memory as the parameter is, for optimisers that count on
+    it."""
+    return torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor.clone()
 
 
 def _check_finite(state: State) -> None:

@@ -1,7 +1,7 @@
 """Optimisers and the rate at which they learn; time is counted in images, so a rate outlives a change of batch size."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from torch import nn
@@ -12,16 +12,30 @@ Scaling = Literal["none", "linear", "sqrt"]
 
 
 def adamw(
-    model: nn.Module, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.01
+    model: nn.Module,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.01,
+    shares: Mapping[nn.Module, float] | None = None,
+    fused: bool | None = None,
 ) -> AdamW:
     """AdamW whose decay spares norms, biases and single numbers: whatever has less than two axes.
 
     Loshchilov and Hutter 2019 (https://arxiv.org/abs/1711.05101).  The rate comes with every step.
+
+    Args:
+        shares: parts of the model that learn at a share of the rate.
+        fused: whether one pass over memory does it all; not by default.
     """
-    matrices = [parameter for parameter in _trained(model) if parameter.ndim >= 2]
-    vectors = [parameter for parameter in _trained(model) if parameter.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return AdamW([group for group in groups if group["params"]], lr=0.0, betas=betas, eps=eps)
+    share_of = {parameter: share for part, share in (shares or {}).items() for parameter in _trained(part)}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for parameter in _trained(model):
+        groups.setdefault((share_of.get(parameter, 1.0), parameter.ndim >= 2), []).append(parameter)
+    settings = [
+        {"params": members, "weight_decay": weight_decay if decays else 0.0, "share": share}
+        for (share, decays), members in sorted(groups.items(), key=lambda group: group[0], reverse=True)
+    ]
+    return AdamW(settings, lr=0.0, betas=betas, eps=eps, fused=fused)
 
 
 def _trained(model: nn.Module) -> Iterator[nn.Parameter]:

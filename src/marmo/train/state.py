@@ -72,7 +72,7 @@ class Learner:
         limit = float("inf") if self.clip is None else self.clip
         self.norm = nn.utils.clip_grad_norm_(parameters, limit)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("share", 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
         ranks.broadcast(self.model.buffers())  # running statistics differ from rank to rank

@@ -23,6 +23,9 @@ from marmo.weights.notes import read_notes
 from marmo.weights.quantize import expanded
 from marmo.weights.store import MAX_HEADER, Tensors, open_file, select
 
+DEFAULTS_KEY = "marmo.defaults"
+"""Where the metadata may hold a model's own `Defaults`, as JSON."""
+
 
 @dataclass(frozen=True)
 class Part:

@@ -16,7 +16,7 @@ from marmo.models.unet import UNetConfig
 from marmo.models.vae import VAEConfig
 from marmo.text.bpe import ClipTokenizer, clip_tokenizer
 from marmo.weights import markers
-from marmo.weights.checkpoint import Checkpoint, Part
+from marmo.weights.checkpoint import DEFAULTS_KEY, Checkpoint, Part
 from marmo.weights.folders import write_sharded
 from marmo.weights.forms import Family, Json, Network, NetworkConfig, expected, written
 from marmo.weights.keymap import Constant, to_theirs
@@ -44,9 +44,6 @@ FILLED = ("num_cut", "embed_width")
 
 INPAINT_VERSION = "0.6.0"
 """The first version of diffusers whose inpainting pipeline is for models that see a mask."""
-
-PIXELS = 8
-"""Per latent, in diffusers' `sample_size` of a whole model."""
 
 FILLER_KEY = "marmo.filler"
 """Names, in a single file's metadata, the tensors that stand for weights which a folder had left out."""
@@ -90,11 +87,12 @@ def write_folder(
         bare = replace(part.tensors, metadata={})  # the folder's notes have it
         config = kind.for_folder(part.config)
         kept = Part(part.form, config, only(bare, expected(config)))
-        said = {"sample_size": kind.side_for(scheduler.get("prediction_type")) // PIXELS} if slot == "unet" else {}
+        said = {"sample_size": _sample_size(checkpoint, kind, scheduler)} if slot == "unet" else {}
         _write_component(kept, folder / kind.places[slot].folder, dtype, max_shard_bytes, variant, said)
     for slot, place in kind.places.items():
         if place.tokenizer is not None:
-            _tokenizer(checkpoint, slot).save(folder / place.tokenizer)
+            length = _context_length(checkpoint.parts[slot].config)
+            _tokenizer(checkpoint, slot).save(folder / place.tokenizer, length)
     metadata = {key: value for key, value in checkpoint.metadata.items() if key != FILLER_KEY}
     write_notes(folder, metadata)
     _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
@@ -126,6 +124,17 @@ def _scheduler(checkpoint: Checkpoint, kind: Kind) -> Json:
     if scheduler.get("rescale_betas_zero_snr"):
         return {**SDXL.scheduler, **checkpoint.scheduler, "timestep_spacing": "trailing"}
     return scheduler
+
+
+def _sample_size(checkpoint: Checkpoint, kind: Kind, scheduler: Json) -> int:
+    """Latents along the side of the pictures that the model paints by itself: its own defaults', else its kind's."""
+    vae = checkpoint.parts["vae"].config
+    assert isinstance(vae, VAEConfig)
+    match json.loads(checkpoint.metadata.get(DEFAULTS_KEY, "{}")):
+        case {"width": int(own)}:
+            return own // vae.factor
+        case _:
+            return kind.side_for(scheduler.get("prediction_type")) // vae.factor
 
 
 def _index(checkpoint: Checkpoint, kind: Kind, scheduler: Json) -> Json:

@@ -37,6 +37,27 @@ def betas_from_json(scheduler: Mapping[str, object]) -> Betas:
             raise ValueError(f"scheduler_config.json describes unknown noise levels: {dict(scheduler)}")
 
 
+def scheduler_to_json(target: Target, betas: Betas) -> dict[str, object]:
+    """The inverse of both, for diffusers' DDIM; `ValueError` for a target that it cannot have."""
+    names = {ours: theirs for theirs, ours in TARGETS.items()}
+    if target not in names:
+        raise ValueError(f"no scheduler_config.json can say that a network predicts {target}; only {', '.join(names)}")
+    kinds = {"cosine": "squaredcos_cap_v2", "given": "linear"}
+    ends = {} if betas.kind == "cosine" else {"beta_start": betas.start, "beta_end": betas.end}
+    return {
+        "_class_name": "DDIMScheduler",
+        **ends,
+        "beta_schedule": kinds.get(betas.kind, betas.kind),
+        "clip_sample": False,
+        "num_train_timesteps": betas.num_levels,
+        "prediction_type": names[target],
+        "rescale_betas_zero_snr": betas.zero_snr,
+        "set_alpha_to_one": True,
+        "timestep_spacing": "trailing",
+        "trained_betas": list(betas.table) or None,
+    }
+
+
 def _given(values: object, zero_snr: bool) -> Betas:
     """A table of the model's own."""
     if not _is_table(values):
