@@ -85,10 +85,16 @@ class Tried:
 
 def tried(original: Path, small: Path, device: str) -> Tried:
     """Paints the trial with a model in float32 and in 8 bits, and judges the latter."""
-    models = [catalog.load(path, device, "float32") for path in (original, small)]
-    trial = asked(models[0].card.concepts)
-    first, second = (pictures(model, trial) for model in models)
-    return Tried(trial, second, share_right(trial, second), [float(value) for value in decibels(second, first)])
+    first, second = (catalog.load(path, device, "float32") for path in (original, small))
+    trial = asked(second.card.concepts)
+    wanted = requests(second, trial)
+    original_pictures, painted = (pictures(model, wanted) for model in (first, second))
+    return Tried(
+        questions=trial,
+        pictures=painted,
+        right=share_right(trial, painted),
+        decibels=[float(value) for value in decibels(painted, original_pictures)],
+    )
 
 
 def asked(concepts: Sequence[str]) -> list[Question]:
@@ -101,10 +107,14 @@ def asked(concepts: Sequence[str]) -> list[Question]:
     return questions(("seen",), PER_TAG, seeds=1, selection=selection)
 
 
-def pictures(model: LatentDiffusion, trial: Sequence[Question]) -> list[Image.Image]:
-    """One for each question, with the model's own defaults."""
-    requests = [ImageRequest(prompt=question.text, seed=question.seed) for question in trial]
-    return [model.generate(request).images[0] for request in requests]
+def requests(model: LatentDiffusion, trial: Sequence[Question]) -> list[ImageRequest]:
+    """One for each question, resolved with the model's own defaults."""
+    return [model.resolve(ImageRequest(prompt=question.text, seed=question.seed)) for question in trial]
+
+
+def pictures(model: LatentDiffusion, wanted: Sequence[ImageRequest]) -> list[Image.Image]:
+    """One for each request."""
+    return [model.generate(request).images[0] for request in wanted]
 
 
 def share_right(trial: Sequence[Question], painted: Sequence[Image.Image]) -> float:

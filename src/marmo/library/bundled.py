@@ -36,9 +36,8 @@ def with_weights(weights: Mapping[str, str]) -> Path | None:
     Args:
         weights: file from the model's folder down -> sha256.
     """
-    sums = read_sums(MODELS)
-    wanted = weights.items()
-    return next((path for path in bundled_models() if wanted <= _below(sums, path.name).items()), None)
+    sums, wanted = read_sums(MODELS), weights.items()
+    return next((path for path in bundled_models() if wanted and wanted <= _below(sums, path.name).items()), None)
 
 
 def read_sums(folder: Path) -> dict[str, str]:
