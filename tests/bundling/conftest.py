@@ -10,6 +10,7 @@ from marmo.bundling.__main__ import Bundle
 from marmo.data.selection import listed
 from tests.bundling.runs import write_run
 
+NOISE = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
 DEFAULTS = {"width": 32, "height": 32, "steps": 2, "guidance": {"rescale": 0.5, "high_sigma": 50}}
 SCORE = {"part": "seen", "tag": "colors", "language": "both", "oracle": "oracle"}
 GAP = {"part": "heldout_colour", "tag": "colors", "against": "seen"}
@@ -19,9 +20,7 @@ ESTIMATE = {"value": 0.81, "low": 0.7, "high": 0.9, "n": 120}
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A stand-in for a trained folder, with a list of what it knows."""
-    folder = random_checkpoint(
-        tmp_path_factory.mktemp("trained") / "model", scheduler={"prediction_type": "v_prediction"}
-    )
+    folder = random_checkpoint(tmp_path_factory.mktemp("trained") / "model", scheduler=NOISE)
     (folder / "concepts.txt").write_text("\n".join(listed(12)))
     return folder
 

@@ -19,6 +19,7 @@ from marmo.library.places import Place
 from marmo.library.scan import candidates
 from marmo.pipelines.latent import LatentDiffusion
 from marmo.request import ImageRequest
+from marmo.request_parts import EVERYWHERE
 from marmo.weights.checkpoint import open_checkpoint
 from marmo.weights.export import write_folder
 
@@ -71,16 +72,14 @@ def test_its_export_paints_the_same_here_and_in_diffusers(model: LatentDiffusion
     """To the bit here; in diffusers, whose kernels round otherwise, to more than any eye sees."""
     write_folder(open_checkpoint(folder), tmp_path / "export", torch.float32)
     request = ImageRequest(
-        prompt="a red fox", seed=7, sampler="euler", steps=4, guidance={"low_sigma": 0, "rescale": 0}
+        prompt="a red fox", seed=7, sampler="ddim", schedule="trailing", steps=4, guidance=EVERYWHERE
     )
     mine = model.generate(request)
     again = marmo.load(tmp_path / "export", device="cpu", dtype="float32").generate(request)
     assert again.images[0].tobytes() == mine.images[0].tobytes()
     assert again.records[0].request.steps == 4 and latent_card(open_checkpoint(tmp_path / "export")).licence
     theirs = in_diffusers(tmp_path / "export", model.resolve(request))
-    assert float(trial.decibels([theirs], [mine.images[0]])[0]) >= min(
-        ALIKE, trial.Floors.of(open_checkpoint(folder)).psnr + 99
-    )
+    assert float(trial.decibels([theirs], mine.images)[0]) >= ALIKE
 
 
 def in_diffusers(folder: Path, request: ImageRequest) -> Image.Image:
@@ -89,7 +88,8 @@ def in_diffusers(folder: Path, request: ImageRequest) -> Image.Image:
     pipeline = peers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline.unet.config.sample_size * pipeline.vae_scale_factor == request.width
-    pipeline.scheduler = peers.DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+    options = {"timestep_spacing": "trailing", "clip_sample": False, "set_alpha_to_one": True}
+    pipeline.scheduler = peers.DDIMScheduler.from_config(pipeline.scheduler.config, **options)
     return pipeline(
         request.prompt,
         num_inference_steps=request.steps,
