@@ -45,6 +45,7 @@ class Config:
 def main(config: Config) -> None:
     """Measure, print."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(config.threads)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # with it Marmo, unlike torch, would be compiled at every start
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = [] if bundled_models() else ["--model", str(stand_in(folder))]

@@ -3,43 +3,43 @@
 import os
 import re
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Protocol
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Annotated, Protocol, Union
 
 import tyro
 from pydantic import ValidationError
 
-from marmo.cli.convert import Convert
-from marmo.cli.evaluate import Evaluate
-from marmo.cli.generate import Generate
-from marmo.cli.grid import Grid
-from marmo.cli.inspect import Inspect
-from marmo.cli.merge import MergeModels
-from marmo.cli.models import Models
-from marmo.cli.replay import Replay
-from marmo.cli.serve import Serve
-from marmo.cli.train import Train
-from marmo.cli.upscale import Upscale
 from marmo.pipelines.modes import NoRoom
 from marmo.request import explain
 from marmo.version import VERSION
 
-Command = (
-    Annotated[Generate, tyro.conf.subcommand("generate")]
-    | Annotated[Upscale, tyro.conf.subcommand("upscale")]
-    | Annotated[Grid, tyro.conf.subcommand("grid")]
-    | Annotated[Replay, tyro.conf.subcommand("replay")]
-    | Annotated[Models, tyro.conf.subcommand("models")]
-    | Annotated[Inspect, tyro.conf.subcommand("inspect")]
-    | Annotated[Convert, tyro.conf.subcommand("convert")]
-    | Annotated[MergeModels, tyro.conf.subcommand("merge")]
-    | Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-    | Annotated[Serve, tyro.conf.subcommand("serve")]
-)
-
+COMMANDS: Mapping[str, str] = {
+    "generate": "Generate",
+    "upscale": "Upscale",
+    "grid": "Grid",
+    "replay": "Replay",
+    "models": "Models",
+    "inspect": "Inspect",
+    "convert": "Convert",
+    "merge": "MergeModels",
+    "train": "Train",
+    "evaluate": "Evaluate",
+    "serve": "Serve",
+}
+"""Command, which is its file's name, too -> its class.  Only what is asked for is imported: a picture shall not wait for
+the flags of all commands."""
+OPTIONS = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes)
 
 _NO_MEMORY = re.compile("out of memory|allocate memory|not enough memory")  # torch's words, device by device
+
+
+class Runs(Protocol):
+    """A command with its flags."""
+
+    def run(self) -> int:
+        """Do it; the exit code."""
+        ...
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -49,23 +49,29 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"marmo {VERSION}")
         return
     if arguments[:1] == ["train"]:
+        from marmo.cli.train import Train
+
         sys.exit(_run(Train(tuple(arguments[1:]))))  # whose flags are those of the recipe
-    command = tyro.cli(
-        Command,  # pyright: ignore[reportArgumentType] a union is a form, not a class
+    sys.exit(_run(_read(arguments)))
+
+
+def _read(arguments: list[str]) -> Runs:
+    """The command with its flags; help and what cannot be read end the program."""
+    if arguments and arguments[0] in COMMANDS:
+        prog = f"marmo {arguments[0]}"
+        return tyro.cli(_class_of(arguments[0]), prog=prog, args=arguments[1:], config=OPTIONS)
+    forms = [Annotated[_class_of(name), tyro.conf.subcommand(name)] for name in COMMANDS]
+    return tyro.cli(
+        Union[*forms],  # pyright: ignore[reportArgumentType] a union is a form, not a class
         prog="marmo",
         args=arguments,
         description="Text to pictures: paint, inspect, convert, train, evaluate and serve models.",
-        config=(tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
+        config=OPTIONS,
     )
-    sys.exit(_run(command))
 
 
-class Runs(Protocol):
-    """A command with its flags."""
-
-    def run(self) -> int:
-        """Do it; the exit code."""
-        ...
+def _class_of(command: str) -> type[Runs]:
+    return getattr(import_module(f"marmo.cli.{command}"), COMMANDS[command])
 
 
 def _run(command: Runs) -> int:
