@@ -53,7 +53,7 @@ class ClipTokenizer:
     @classmethod
     def from_merges(cls, merges: Sequence[Pair]) -> "ClipTokenizer":
         """A tokenizer of 514 + len(merges) ids; a merge joins two symbols that are bytes or earlier merges."""
-        backend = _build(list(merges))
+        backend = _build(list(merges), _number(merges))
         return cls(backend, backend.get_vocab_size() - 1)
 
     @classmethod
@@ -127,14 +127,13 @@ def clip_tokenizer() -> ClipTokenizer:
 @lru_cache(maxsize=4)
 def _open(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> ClipTokenizer:
     """A folder's tokenizer, made anew when one of its files has another size or time."""
-    merges = _read_merges(folder)
-    vocab = _number(merges)
+    merges, vocab = _read_merges(folder)
     _refuse_added_tokens(folder, vocab)
-    return ClipTokenizer(_build(merges), _read_pad(folder, vocab))
+    return ClipTokenizer(_build(merges, vocab), _read_pad(folder, vocab))
 
 
-def _build(merges: list[Pair]) -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE(vocab=_number(merges), merges=merges, end_of_word_suffix="</w>"))
+def _build(merges: list[Pair], vocab: dict[str, int]) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, end_of_word_suffix="</w>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     pieces = pre_tokenizers.Split(Regex(PIECES), behavior="removed", invert=True)
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -146,7 +145,7 @@ def _build(merges: list[Pair]) -> Tokenizer:
     return tokenizer
 
 
-def _number(merges: list[Pair]) -> dict[str, int]:
+def _number(merges: Sequence[Pair]) -> dict[str, int]:
     """Symbol to id: the bytes, the bytes that end a piece, the merges, start and end."""
     symbols = [*byte_symbols(), *(first + second for first, second in merges), START_TEXT, END_TEXT]
     return {symbol: index for index, symbol in enumerate(symbols)}
@@ -168,15 +167,15 @@ def _without_surrogates(text: str) -> str:
     return SURROGATE.sub("\ufffd", text)
 
 
-def _read_merges(folder: Path) -> list[Pair]:
-    """The merges of a folder, whose vocabulary must be CLIP's numbering of them."""
+def _read_merges(folder: Path) -> tuple[list[Pair], dict[str, int]]:
+    """The merges of a folder and its vocabulary, which must be CLIP's numbering of them."""
     path, vocab, merges = _read_model(folder)
     known = _number(merges)
     complete = len(known) == NUM_FIXED + len(merges) and known.keys() >= set(chain.from_iterable(merges))
     if vocab != known or not complete:
         allowed = f"256 bytes, the same with </w>, the {len(merges)} merges, start and end, in this order"
         raise ValueError(f"{path} is not a vocabulary of CLIP's form, which numbers {allowed}")
-    return merges
+    return merges, known
 
 
 def _read_model(folder: Path) -> tuple[Path, object, list[Pair]]:
@@ -189,8 +188,11 @@ def _read_model(folder: Path) -> tuple[Path, object, list[Pair]]:
 
 
 def _read_merge_lines(path: Path) -> list[Pair]:
-    lines = _read_text(path).splitlines()
-    return [_as_pair(path, line.split(" ")) for line in lines if not line.startswith("#version")]
+    pairs = [tuple(line.split(" ")) for line in _read_text(path).splitlines() if not line.startswith("#version")]
+    wrong = next((pair for pair in pairs if len(pair) != 2), None)
+    if wrong is not None:
+        raise _no_merge(path, list(wrong))
+    return cast(list[Pair], pairs)
 
 
 def _refuse_added_tokens(folder: Path, vocab: dict[str, int]) -> None:
@@ -261,4 +263,8 @@ def _as_pair(path: Path, value: object) -> Pair:
         case [first, second] if isinstance(first, str) and isinstance(second, str):
             return first, second
         case _:
-            raise ValueError(f"{path}: a merge is two symbols, got {value!r:.40}")
+            raise _no_merge(path, value)
+
+
+def _no_merge(path: Path, value: object) -> ValueError:
+    return ValueError(f"{path}: a merge is two symbols, got {value!r:.40}")
