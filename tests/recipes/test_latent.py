@@ -1,18 +1,16 @@
 """The recipe for latent diffusion: it learns, it goes on, every knob acts, others open what it made."""
 
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from marmo.recipes.latent import Config, UNetShape, main, tiny
-from marmo.weights.store import open_file
 from tests.recipes.latent_parts import write_parts
 from tests.recipes.shapes import shape
 
-SHAPE = UNetShape(channels=(16, 32), depths=(0, 1), num_heads=(1, 2), num_res_blocks=1, num_groups=4)
+SHAPE = UNetShape(channels=(8, 16), depths=(0, 1), num_heads=(1, 2), num_res_blocks=1, num_groups=4)
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +19,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def small(folder: Path, parts: tuple[Path, Path], **changes: object) -> Config:
-    few = {"unet": SHAPE, "images": 32, "batch_size": 8, "warmup": 0, "held_out": 4, "window": 64, "repeats": 2}
+    few = {"unet": SHAPE, "images": 32, "batch_size": 4, "warmup": 0, "held_out": 4, "window": 64, "repeats": 2}
     few |= {"log_images": 8, "validate_images": 16, "save_images": 0, "vae": parts[0], "clip": parts[1]}
     return replace(tiny(), folder=folder, **(few | changes))
 
