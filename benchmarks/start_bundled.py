@@ -79,7 +79,8 @@ def processor() -> float:
 def start_lines(taken: dict[str, list[Spent]]) -> list[str]:
     """A row for each command and one for their ratio."""
     medians = {
-        what: Spent(*(statistics.median(values) for values in zip(*spent, strict=True))) for what, spent in taken.items()
+        what: Spent(*(statistics.median(values) for values in zip(*spent, strict=True)))
+        for what, spent in taken.items()
     }
     torch, whole = medians["import torch"], medians["marmo generate"]
     rows = [f"| {what} | {spent.clock:.2f} s | {spent.processor:.2f} s |" for what, spent in medians.items()]
@@ -112,7 +113,9 @@ def stand_in(folder: Path) -> Path:
     make = [sys.executable, "benchmarks/checkpoint.py", str(folder / "float"), "--size", "small"]
     subprocess.run(make, check=True)
     pebble = folder / "pebble"
-    subprocess.run([sys.executable, "-m", "marmo", "convert", str(folder / "float"), str(pebble), "--dtype", "int8"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "marmo", "convert", str(folder / "float"), str(pebble), "--dtype", "int8"], check=True
+    )
     return pebble
 
 

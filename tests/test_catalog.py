@@ -15,11 +15,13 @@ from marmo.cards import latent_card, with_vae
 from marmo.catalog import find, open_for, open_model
 from marmo.diffusion.noise import STABLE_DIFFUSION, Betas
 from marmo.files.infotext import infotext
+from marmo.library import bundled
 from marmo.pipelines.card import LatentCard
 from marmo.request import ImageRequest
 from marmo.weights.checkpoint import DEFAULTS_KEY, Checkpoint, open_checkpoint
 from marmo.weights.export import write_single_file
 from marmo.weights.forms import Network
+from marmo.weights.notes import CONCEPTS_KEY
 from marmo.weights.store import sha256
 
 
@@ -54,8 +56,9 @@ def test_a_single_file_is_stable_diffusion(stand_in: Path):
     assert find(str(stand_in)).files == (stand_in,)
 
 
-def test_no_model_and_no_file(tmp_path: Path):
-    with pytest.raises(ValueError, match="no model is bundled yet"):
+def test_no_model_and_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bundled, "MODELS", tmp_path)
+    with pytest.raises(ValueError, match="no model comes with this copy of Marmo"):
         find(None)
     with pytest.raises(ValueError, match="No such file"):
         find(tmp_path / "none.safetensors")
@@ -183,6 +186,13 @@ def test_defaults_that_no_picture_can_have(checkpoint: Checkpoint, defaults: obj
 def test_defaults_that_are_no_json(checkpoint: Checkpoint):
     with pytest.raises(ValueError, match="carries defaults that cannot be used: the request: Invalid JSON"):
         latent_card(replace(checkpoint, metadata={DEFAULTS_KEY: "{"}))
+
+
+def test_a_list_of_concepts_is_believed_where_the_corpus_has_them(checkpoint: Checkpoint):
+    card = latent_card(replace(checkpoint, metadata={CONCEPTS_KEY: "fox  # for people\n\ncat\n"}))
+    assert card.concepts == ("fox", "cat") and latent_card(checkpoint).concepts == ()
+    with pytest.raises(ValueError, match=r"carries a list of concepts that cannot be used: 'foxx' is no concept of"):
+        latent_card(replace(checkpoint, metadata={CONCEPTS_KEY: "foxx\ncat"}))
 
 
 # Another autoencoder

@@ -20,6 +20,7 @@ from benchmarks.checkpoint import random_checkpoint
 from marmo.cli.main import main
 from marmo.cli.replay import old_hash
 from marmo.files.pictures import read_record
+from marmo.library import bundled
 from marmo.nn.device import choose_dtype
 from marmo.weights.store import from_state, open_file, write
 
@@ -200,8 +201,9 @@ def test_a_wrong_value_is_one_sentence_and_nothing_is_left(
     assert not (tmp_path / "out").exists()
 
 
-def test_no_model(marmo: Command):
-    assert marmo("generate", "a fox").sentence.startswith("no model is bundled yet; give --model a checkpoint file")
+def test_no_model(marmo: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bundled, "MODELS", tmp_path)
+    assert marmo("generate", "a fox").sentence.startswith("no model comes with this copy of Marmo; give --model a")
 
 
 @pytest.mark.long

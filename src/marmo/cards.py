@@ -79,7 +79,7 @@ def latent_card(checkpoint: Checkpoint) -> LatentCard:
         target=target,
         defaults=_defaults(checkpoint, family, target, betas.zero_snr, unet, vae),
         licence=licence_of(checkpoint),
-        concepts=concepts_in(checkpoint.metadata),
+        concepts=_concepts(checkpoint),
     )
 
 
@@ -114,6 +114,19 @@ def with_vae(card: LatentCard, other: Checkpoint) -> LatentCard:
         vae_path=other.path,
         vae_files=other.files,
     )
+
+
+def _concepts(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What the model says that it knows; `ValueError` for what the corpus does not have."""
+    ids = concepts_in(checkpoint.metadata)
+    if ids:
+        from marmo.data.selection import check_concepts  # brings the corpus, which other models do without
+
+        try:
+            check_concepts(ids)
+        except ValueError as error:
+            raise ValueError(f"{checkpoint.path} carries a list of concepts that cannot be used: {error}") from None
+    return ids
 
 
 def _config(checkpoint: Checkpoint, slot: Slot) -> object:
