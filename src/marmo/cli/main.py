@@ -27,8 +27,7 @@ COMMANDS: Mapping[str, str] = {
     "evaluate": "Evaluate",
     "serve": "Serve",
 }
-"""Command, which is its file's name, too -> its class.  Only the one that is asked for is imported: nobody shall wait for
-the flags of all."""
+"""Command, which is its file's name, too -> its class.  Only the one that is asked for is imported."""
 OPTIONS = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes)
 
 _NO_MEMORY = re.compile("out of memory|allocate memory|not enough memory")  # torch's words, device by device
