@@ -25,6 +25,7 @@ from marmo.data.selection import EVERYTHING, Selection
 from marmo.evaluate.questions import Question, questions
 from marmo.pipelines.latent import LatentDiffusion
 from marmo.request import ImageRequest
+from marmo.weights.fingerprint import weights_hash
 
 NAMES = ("sampler", "schedule", "steps", "guidance_scale", "low_sigma", "high_sigma", "rescale")
 NESTED = ("low_sigma", "high_sigma", "rescale")
@@ -34,6 +35,8 @@ Setting = dict[str, object]
 class Row(TypedDict):
     """What a setting gave."""
 
+    weights: str
+    """The model's hash."""
     setting: Setting
     right: float
     pictures: int
@@ -71,10 +74,11 @@ def main(config: Config) -> None:
     print(f"{model.card.name}, {len(asked)} pictures a setting, {describe()}")
     config.output.parent.mkdir(parents=True, exist_ok=True)
     wanted = list(settings(config, base_of(model)))
-    known = [row for row in read(config.output) if row["pictures"] == len(asked)]
+    weights = weights_hash(model.card.files)
+    known = [row for row in read(config.output) if (row["weights"], row["pictures"]) == (weights, len(asked))]
     for setting in wanted:
         if setting not in [row["setting"] for row in known]:
-            known.append(measured(model, setting, asked))
+            known.append(measured(model, weights, setting, asked))
             with config.output.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(known[-1]) + "\n")
     for line in table([row for row in known if row["setting"] in wanted]):
@@ -97,7 +101,7 @@ def settings(config: Config, base: Setting) -> Iterator[Setting]:
     yield from ({**base, name: value} for name in NAMES for value in values[name] if value != base[name])
 
 
-def measured(model: LatentDiffusion, setting: Setting, asked: Sequence[Question]) -> Row:
+def measured(model: LatentDiffusion, weights: str, setting: Setting, asked: Sequence[Question]) -> Row:
     """Paint and judge, after a picture that is not counted."""
     plain = {name: value for name, value in setting.items() if name not in NESTED}
     request = ImageRequest.model_validate({**plain, "guidance": {name: setting[name] for name in NESTED}})
@@ -106,7 +110,8 @@ def measured(model: LatentDiffusion, setting: Setting, asked: Sequence[Question]
     started = time.process_time()
     painted = trial.pictures(model, wanted)
     seconds = (time.process_time() - started) / len(asked)
-    return Row(setting=setting, right=trial.share_right(asked, painted), pictures=len(asked), seconds=seconds)
+    right = trial.share_right(asked, painted)
+    return Row(weights=weights, setting=setting, right=right, pictures=len(asked), seconds=seconds)
 
 
 def read(path: Path) -> list[Row]:

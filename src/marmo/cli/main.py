@@ -3,9 +3,9 @@
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import Annotated, Protocol, Union
+from typing import Annotated, Protocol, Union, cast
 
 import tyro
 from pydantic import ValidationError
@@ -60,16 +60,12 @@ def _read(arguments: list[str]) -> Runs:
         prog = f"marmo {arguments[0]}"
         return tyro.cli(_class_of(arguments[0]), prog=prog, args=arguments[1:], config=OPTIONS)
     forms = [Annotated[_class_of(name), tyro.conf.subcommand(name)] for name in COMMANDS]
-    return tyro.cli(
-        Union[*forms],  # pyright: ignore[reportArgumentType] a union is a form, not a class
-        prog="marmo",
-        args=arguments,
-        description="Text to pictures: paint, inspect, convert, train, evaluate and serve models.",
-        config=OPTIONS,
-    )
+    whole = cast(Callable[..., Runs], Union[*forms])  # a form of classes, for a class
+    about = "Text to pictures: paint, inspect, convert, train, evaluate and serve models."
+    return tyro.cli(whole, prog="marmo", args=arguments, description=about, config=OPTIONS)
 
 
-def _class_of(command: str) -> type[Runs]:
+def _class_of(command: str) -> Callable[..., Runs]:
     return getattr(import_module(f"marmo.cli.{command}"), COMMANDS[command])
 
 
