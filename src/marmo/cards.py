@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from marmo.data.selection import CONCEPTS_FILE, read_concepts
 from marmo.diffusion.denoiser import Target
 from marmo.models.clip_text import ClipTextConfig
 from marmo.models.rrdb import RRDBConfig
@@ -81,6 +82,7 @@ def latent_card(checkpoint: Checkpoint) -> LatentCard:
         target=target,
         defaults=_defaults(checkpoint, family, target, betas.zero_snr, unet, vae),
         licence=licence_of(checkpoint),
+        concepts=_concepts(checkpoint.path),
     )
 
 
@@ -115,6 +117,12 @@ def with_vae(card: LatentCard, other: Checkpoint) -> LatentCard:
         vae_path=other.path,
         vae_files=other.files,
     )
+
+
+def _concepts(path: Path) -> tuple[str, ...]:
+    """What the folder's own list says that the model knows."""
+    listed = path / CONCEPTS_FILE
+    return tuple(read_concepts(listed)) if listed.is_file() else ()
 
 
 def _config(checkpoint: Checkpoint, slot: Slot) -> object:

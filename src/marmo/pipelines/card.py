@@ -90,6 +90,8 @@ class LatentCard(ModelCard):
     target: Target = "eps"
     defaults: Defaults = field(default_factory=Defaults)
     licence: str | None = None
+    concepts: tuple[str, ...] = ()
+    """Ids of the scene corpus's concepts that it was trained on and knows alone; empty where that is not said."""
     vae_path: Path | None = None
     """Where the autoencoder lies, if it is not the model's own."""
     vae_files: tuple[Path, ...] = ()
