@@ -19,6 +19,7 @@ FLAGS = {
     "preview": "for previews",
     "upscale": "for marmo upscale",
     "evaluate": "for marmo evaluate",
+    "pixels": "--model, without a prompt",
 }
 """What a model is of use for -> where it goes."""
 

@@ -25,6 +25,7 @@ RECIPES = {
     "clip": "two towers that learn which caption belongs to which picture",
     "oracle": "a network that says what a scene shows",
     "vae": "pictures to small latents and back",
+    "ddpm": "a U-Net that paints pixels from noise, without words",
 }
 """`marmo.recipes.<name>`, which has `presets()` and `main(config)`; and what it trains."""
 
@@ -82,9 +83,20 @@ def train(name: str, arguments: Sequence[str]) -> int:
     )
     if len(flags) == len(arguments):
         print(recipe.main(config))
+        _tell(config.folder)
     else:
         print(rehearsal(recipe.main, config))
     return 0
+
+
+def _tell(folder: Path) -> None:
+    """What became of a run, if it was measured on pictures that were kept apart; `marmo diagnose` tells it again."""
+    from marmo.train.diagnosis import diagnose
+    from marmo.train.log import Log
+
+    rows = list(Log(folder).rows())
+    if any("validation" in row for row in rows):
+        print(diagnose(rows), file=sys.stderr)
 
 
 def rehearsal(main: Callable[[Any], Path], config: Any) -> str:
