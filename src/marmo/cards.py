@@ -59,7 +59,9 @@ def latent_card(checkpoint: Checkpoint) -> LatentCard:
     unet, vae = (_config(checkpoint, slot) for slot in ("unet", "vae"))
     if checkpoint.kind is None or not isinstance(unet, UNetConfig) or not isinstance(vae, VAEConfig):
         if "pixel_unet" in checkpoint.parts:
-            raise ValueError(f"{checkpoint.path} paints pixels without words; `marmo generate` does so, and nothing else")
+            raise ValueError(
+                f"{checkpoint.path} paints pixels without words; `marmo generate` does so, and nothing else"
+            )
         held = " and ".join(checkpoint.parts)
         raise ValueError(f"{checkpoint.path} holds {held} alone; painting needs text, unet and vae")
     family = FAMILIES[checkpoint.kind.name]

@@ -7,12 +7,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from marmo.diffusion.noise import COSINE, DDPM, Betas
 from marmo.models.pixel_unet import CIFAR, DIGITS, PIXEL_TOY, PixelUNet, PixelUNetConfig
 from marmo.weights.folders import open_part
 from marmo.weights.keymap import fill, shapes, to_ours, to_theirs

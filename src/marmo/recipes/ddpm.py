@@ -4,8 +4,8 @@
     python -m marmo.recipes.ddpm digits --data digits/ --folder out/digits       # 8 pixels, grey: minutes on a CPU
     python -m marmo.recipes.ddpm digits --data digits/ --levels 300              # the tutorials' T, and what it leaves
 
-Ho et al. 2020.  A picture is mixed with noise, x_t = sqrt(a_t) x0 + sqrt(1 - a_t) eps, at a level t drawn evenly from T,
-and the network is asked for the noise (equation 14, L_simple):
+Ho et al. 2020.  A picture is mixed with noise, x_t = sqrt(a_t) x0 + sqrt(1 - a_t) eps, at a level t drawn evenly from
+T of them, and the network is asked for the noise (equation 14, L_simple):
 
     loss    |eps - eps_theta(x_t, t)|^2
 

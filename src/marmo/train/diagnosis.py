@@ -30,6 +30,8 @@ RISEN = 1.05
 """As many times its best on other pictures, and a run has gone too far."""
 FALLING = 0.95
 """Below this share of what it was at three quarters, a loss is still falling."""
+COOLED = 0.2
+"""Of its highest, and a rate has fallen."""
 MORE_COPIES = 0.1
 """Of all painted pictures, beyond the share that is usual."""
 CLEAR = 3.0
@@ -59,6 +61,8 @@ class Course:
     tries: Sequence[Row]
     worst: float
     """The largest loss of the run"""
+    cooled: bool
+    """Whether the rate fell before the run ended, so that a loss that stands still says little"""
 
     @property
     def best(self) -> Row:
@@ -90,7 +94,9 @@ def diagnose(rows: Sequence[Row]) -> Diagnosis:
     tries = [row for row in rows if "validation" in row and "validation_train" in row]
     if len(tries) < FEWEST:
         return _too_short(len(tries))
-    course = Course(tries, max(row["loss"] for row in rows if "loss" in row))
+    rates = [row["lr"] for row in rows if "lr" in row]
+    worst = max((row["loss"] for row in rows if "loss" in row), default=tries[0]["validation"])
+    course = Course(tries, worst, cooled=bool(rates) and rates[-1] < COOLED * max(rates))
     checks = (_diverges, _memorises, _overfits, _underfits)
     return next((found for found in (check(course) for check in checks) if found is not None), _healthy(course))
 
@@ -107,7 +113,7 @@ def _too_short(tries: int) -> Diagnosis:
 def _diverges(course: Course) -> Diagnosis | None:
     best, end = course.best, course.end
     lost = all(end[key] > WORSE * min(row[key] for row in course.tries) for key in ("validation", "validation_train"))
-    never = end["validation"] > 0.9 * NOTHING and course.worst > WORSE * NOTHING
+    never = end["validation"] >= NOTHING and not course.is_falling
     if not lost and not never:
         return None
     return Diagnosis(
@@ -170,12 +176,10 @@ def _underfits(course: Course) -> Diagnosis | None:
     if course.is_falling:
         figures.append(f"the loss still falls: it was {course.late['validation']:.4g} at three quarters of the run")
         return Diagnosis("underfits", "it has not learnt to its end", tuple(figures), "let it see more images")
-    return Diagnosis(
-        "underfits",
-        "it learns no more, and knows little",
-        tuple(figures),
-        "a larger network; or a higher rate, if the loss fell slowly from the beginning",
-    )
+    advice = "a larger network; or a higher rate, if the loss fell slowly from the beginning"
+    if course.cooled:  # a loss stands still then, whatever is left to learn
+        advice = f"let it see more images; where that helps no more, {advice}"
+    return Diagnosis("underfits", "it learns no more, and knows little", tuple(figures), advice)
 
 
 def _healthy(course: Course) -> Diagnosis:

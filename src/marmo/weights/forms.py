@@ -219,7 +219,9 @@ def written(network: Network, family: Family) -> Form:
     """The form in which a network is written; `ValueError` where that family cannot hold it."""
     form = next((form for form in FORMS if (form.network, form.family) == (network, family)), None)
     if form is None:
-        raise ValueError(f"a {network} has no names of its authors' for a single file; give a folder, a name without dot")
+        raise ValueError(
+            f"a {network} has no names of its authors' for a single file; give a folder, a name without dot"
+        )
     if family == "diffusers" and form.to_json is None:
         raise ValueError(f"a {network} cannot be written as a diffusers folder; give a name that ends in .safetensors")
     return form
