@@ -5,8 +5,8 @@
 Sampling begins with noise alone.  Where the training's last level still has a share of the picture in it, sqrt(a_T),
 this is a beginning that the network has never seen: it takes the missing share for a picture of middle grey, and what
 it paints is drawn towards grey.  No network is needed to see it.  For pictures that had a mean and a covariance and no
-other structure the best denoiser is a matrix, so DDPM's own sampler is driven by that, over every level: whatever is
-wrong then is the schedule's fault.
+other structure the best denoiser is a matrix, and what DDPM's sampler paints with it is known to the last digit:
+whatever is wrong then is the schedule's fault.
 
 Noise averages out over a picture, so what it hides at 8 pixels shows at 64.
 """
@@ -14,6 +14,7 @@ Noise averages out over a picture, so what it hides at 8 pixels shows at 64.
 import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -21,8 +22,8 @@ from torch import Tensor
 
 from benchmarks.digits import halves
 from marmo.data.scene_source import scene_source
-from marmo.diffusion import samplers
 from marmo.diffusion.noise import COSINE, DDPM, Betas, NoiseTable
+from marmo.diffusion.samplers.euler import split
 from marmo.diffusion.schedules import schedule
 from marmo.recipes.ddpm import residue
 
@@ -33,7 +34,6 @@ SHOWN: Mapping[str, Betas] = {
 }
 COLOURS = ("#1b6ca8", "#c8402f", "#4c8c4a")
 SCENES = 512
-PAINTED = 1024
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,6 @@ class Brightness:
 
     mean: float
     spread: float
-
-    @classmethod
-    def of(cls, means: Tensor) -> "Brightness":
-        return cls(float(means.mean()), float(means.std()))
 
 
 def collections() -> dict[str, Tensor]:
@@ -58,31 +54,31 @@ def collections() -> dict[str, Tensor]:
     return {name: pictures.flatten(1) for name, pictures in sets.items()}
 
 
-def painted(pictures: Tensor, betas: Betas, count: int = PAINTED) -> Brightness:
-    """What DDPM's sampler paints with the exact denoiser of such pictures, all levels.
+def painted(pictures: Tensor, betas: Betas) -> Brightness:
+    """What DDPM's sampler paints with the exact denoiser of such pictures, all levels; exact, without a random number.
 
-    It works along the axes of their covariance, where the denoiser is one number for each and noise is as it was.
+    Along the axes of their covariance the denoiser is one number each, and so is every step of the sampler: what is
+    painted is normal, and its mean and variance follow from those of the beginning.
     """
     mean = pictures.mean(0)
     _, lengths, axes = torch.linalg.svd(pictures - mean, full_matrices=False)
-    variances = lengths**2 / (len(pictures) - 1)
-    table, draw = NoiseTable(betas), torch.Generator().manual_seed(0)
+    known = lengths**2 / (len(pictures) - 1)
+    table = NoiseTable(betas)
     sigmas = schedule("normal", table, betas.num_levels).double()
-
-    def noise(sigma: Tensor, after: Tensor) -> Tensor:
-        return torch.randn(count, 1, 1, len(axes), generator=draw, dtype=torch.float64)
-
-    def answer(query: samplers.Query) -> samplers.Prediction:
-        return samplers.Prediction(query.x * variances / (variances + query.sigma**2))
-
-    start = noise(sigmas[0], sigmas[1]) * (1 + sigmas[0] ** 2).sqrt() - axes @ mean
-    away = samplers.run(samplers.sampling("ddpm", start, sigmas, noise, 1.0), answer).flatten(1)
-    return Brightness.of(((mean.mean() + away @ axes.mean(1)) + 1) / 2)
+    away, variance = -(axes @ mean), (1 + sigmas[0] ** 2).expand(len(axes))  # noise alone, seen from the mean
+    for sigma, after in pairwise(sigmas):
+        down, up = split(sigma, after, eta=1.0)
+        seen = known / (known + sigma**2)
+        kept = seen + down / sigma * (1 - seen)
+        away, variance = kept * away, kept**2 * variance + up**2
+    of_pixels = axes.mean(1)
+    return Brightness((float(mean.mean() + away @ of_pixels) + 1) / 2, float((variance @ of_pixels**2).sqrt()) / 2)
 
 
 def real(pictures: Tensor) -> Brightness:
     """The pictures themselves."""
-    return Brightness.of((pictures.mean(1) + 1) / 2)
+    means = (pictures.mean(1) + 1) / 2
+    return Brightness(float(means.mean()), float(means.std()))
 
 
 def table() -> list[tuple[str, Brightness]]:

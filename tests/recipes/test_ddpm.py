@@ -41,8 +41,8 @@ def split() -> Split:
 
 
 def small(folder: Path, **changes: object) -> Config:
-    few = {"model": SMALL, "images": 16, "batch_size": 8, "warmup": 0, "samples": 8, "steps": 4, "compared": 16}
-    few |= {"log_images": 8, "sample_images": 8, "save_images": 0}
+    few = {"model": SMALL, "images": 16, "batch_size": 8, "warmup": 0, "samples": 8, "steps": 4, "compared": 24}
+    few |= {"log_images": 8, "validate_images": 8, "save_images": 0}
     return replace(tiny(), folder=folder, **(few | changes))
 
 
@@ -176,7 +176,7 @@ ACTS = {
     "seed": 1,
 }  # fmt: skip
 ELSEWHERE = {
-    *("folder", "images", "device", "dtype", "workers", "log_images", "sample_images", "save_images", "keep"),
+    *("folder", "images", "device", "dtype", "workers", "log_images", "validate_images", "save_images", "keep"),
     *("data", "heldout", "from_", "decay", "compared", "samples", "steps"),  # tested above, below or of the data
 }
 
@@ -185,7 +185,7 @@ ELSEWHERE = {
 def test_every_knob_acts(tmp_path: Path):
     split = split_of(torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0)), bars(16), seed=0)
     assert ACTS.keys() | ELSEWHERE == {field.name for field in fields(Config)}
-    few = {"samples": 0, "sample_images": 0}
+    few = {"samples": 0, "validate_images": 0}
     seen = {"usual": (main(small(tmp_path / "usual", **few), split) / WEIGHTS).read_bytes()}
     decay = small(tmp_path / "decay", ema=None, decay=0.5, **few)
     seen["decay"] = (main(decay, split) / WEIGHTS).read_bytes()
@@ -201,11 +201,13 @@ def test_how_much_is_compared_and_painted(split: Split):
     network, device = build(usual), torch.device("cpu")
     trials = Trials(split, parametrisation(usual), replace(usual, compared=5, samples=3), device)
     assert len(trials.heldout.pictures) == len(trials.train.pictures) == 5
+    network.conv_out.weight.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
     painted = trials.paint(network)
     assert painted.shape == (3, 1, 8, 8) and painted.abs().max() <= 1
-    more = Trials(split, parametrisation(usual), replace(usual, samples=3, steps=9), device).paint(network)
-    assert not torch.equal(painted, more)
-    assert trials.copies(painted).keys() == {"copied", "copied_usual", "copied_z"} and trials.copies(painted[:0]) == {}
+    more = Trials(split, parametrisation(usual), replace(usual, compared=30, samples=3, steps=9), device)
+    assert not torch.equal(painted, more.paint(network))
+    assert more.copies(painted).keys() == {"copied", "copied_usual", "copied_z"} and more.copies(painted[:0]) == {}
+    assert trials.copies(painted) == {}, "five pictures do not show what is usual"
 
 
 def test_copies_are_found(split: Split):

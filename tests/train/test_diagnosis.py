@@ -74,7 +74,7 @@ USUAL = replace(
     compared=256,
     samples=128,
     log_images=1024,
-    sample_images=4096,
+    validate_images=4096,
     save_images=0,
 )
 PLANTED: dict[str, tuple[str, int, dict[str, object]]] = {

@@ -30,6 +30,8 @@ RECIPES = {
 """`marmo.recipes.<name>`, which has `presets()` and `main(config)`; and what it trains."""
 
 DRY_RUN = "--dry-run"
+MEASURING = ("validate_images",)
+"""Intervals of what a recipe does now and then, and a dry run never: it would count as an update's time."""
 REHEARSED = 4
 """Updates of a dry run; the first is slower than all others and does not count."""
 
@@ -108,7 +110,9 @@ def rehearsal(main: Callable[[Any], Path], config: Any) -> str:
         raise ValueError("this recipe is done in less time than a forecast takes; leave out --dry-run")
     with TemporaryDirectory() as folder:
         images = REHEARSED * config.batch_size
-        short = replace(config, folder=Path(folder), images=images, log_images=config.batch_size, save_images=images)
+        intervals = {name: 0 for name in MEASURING if hasattr(config, name)}
+        intervals |= {"images": images, "log_images": config.batch_size, "save_images": images}
+        short = replace(config, folder=Path(folder), **intervals)
         main(short)
         weights, seconds = _weights(Path(folder)), _seconds_per_update(Path(folder))
     updates = -(-config.images // config.batch_size)

@@ -38,7 +38,7 @@ from marmo.data.heldout import Split, open_split
 from marmo.diffusion import samplers, schedules
 from marmo.diffusion.denoiser import Network, Parametrisation
 from marmo.diffusion.noise import COSINE, DDPM, Betas, NoiseTable
-from marmo.evaluate.copying import examine
+from marmo.evaluate.copying import near_copies, neighbours, split_test
 from marmo.evaluate.denoising import Trial, eps_errors
 from marmo.models.pixel_unet import CIFAR, DIGITS, PIXEL_TOY, PixelAttention, PixelUNet, PixelUNetConfig
 from marmo.nn.blocks import ResBlock
@@ -57,6 +57,10 @@ BETAS: Mapping[NoiseName, Betas] = {"linear": DDPM, "cosine": COSINE}
 
 COMPARED_SIDE = 16
 """Pixels of the pictures in which copies are looked for; larger ones are averaged."""
+ALMOST = 0.01
+"""The share of real pictures that are near enough to one of the training to pass for a copy of it."""
+LEAST_COMPARED = 20
+"""Pictures that were kept apart, below which nobody can tell what is usual."""
 SHOWN = 64
 """Samples on a sheet."""
 
@@ -113,7 +117,7 @@ class Config:
     workers: int = 8
     """Threads that read pictures ahead"""
     log_images: int = 12_800
-    sample_images: int = 1_280_000
+    validate_images: int = 1_280_000
     """After so many the network is tried on fixed noise, and paints"""
     save_images: int = 1_280_000
     keep: int = 2
@@ -135,7 +139,7 @@ def digits() -> Config:
         workers=0,
         dtype="float32",
         log_images=3_200,
-        sample_images=19_200,
+        validate_images=19_200,
         save_images=19_200,
     )
 
@@ -153,7 +157,7 @@ def tiny() -> Config:
         steps=10,
         device="cpu",
         log_images=256,
-        sample_images=1_024,
+        validate_images=1_024,
         save_images=4_096,
     )
 
@@ -224,7 +228,7 @@ def main(config: Config, split: Split | None = None) -> Path:
             state.step(value, lr)
 
             told = {"loss": value, "norm": learner.norm, "lr": lr, "epoch": state.images / split.count}
-            if run.every(config.sample_images, state):
+            if run.every(config.validate_images, state):
                 painted = trials.paint(best)
                 run.log(state, **told, **trials.losses(best), **trials.copies(painted))
                 if config.samples:
@@ -270,14 +274,16 @@ class Trials:
     def copies(self, painted: Tensor) -> dict[str, float]:
         """How often painted pictures are almost one of training; the same of real ones that were kept apart.
 
-        `copied_z` is how sure it is that training pictures, and not any real ones, are too near.
+        `copied_z` is how sure it is that training pictures, and not any real ones, are too near.  Of too few pictures
+        nothing is said.
         """
-        if not len(painted):
-            return {}
         most = self.config.compared
-        report = examine(*(_looks(x) for x in (painted, self.split.seen[:most], self.split.heldout[:most])))
-        near = report.near_copies
-        return {"copied": near.generated.value, "copied_usual": near.heldout.value, "copied_z": report.split.z}
+        seen, heldout = self.split.seen[:most], self.split.heldout[:most]
+        if not len(painted) or len(heldout) < LEAST_COMPARED:
+            return {}
+        found = neighbours(_looks(painted), _looks(seen), _looks(heldout))
+        near = near_copies(found, quantile=max(ALMOST, 1 / len(heldout)))
+        return {"copied": near.generated.value, "copied_usual": near.heldout.value, "copied_z": split_test(found).z}
 
 
 @contextmanager
