@@ -51,16 +51,13 @@ def open_split(path: Path, heldout: float | Path, *, seed: int, size: int, chann
     Raises `ValueError` where nothing would be left to learn from or to compare with.
     """
     items = open_items(path)
-    apart = _apart(len(items), heldout) if isinstance(heldout, float) else frozenset[int]()
+    apart = frozenset[int]() if isinstance(heldout, Path) else _apart(len(items), heldout)
     kept = [index for index in range(len(items)) if index not in apart]
     if not kept:
         raise ValueError(f"{path} has {len(items)} pictures, and all would be kept apart; give a smaller share")
     source = _pictures(items, kept, seed, size, channels)
-    if isinstance(heldout, float):
-        others, names = items, sorted(apart)
-    else:
-        others = open_items(heldout)
-        names = list(range(len(others)))
+    others = open_items(heldout) if isinstance(heldout, Path) else items
+    names = list(range(len(others))) if isinstance(heldout, Path) else sorted(apart)
     unseen = _pictures(others, names, 0, size, channels)
     return Split(source, len(kept), _first(source, len(kept), compared), _first(unseen, len(names), compared))
 

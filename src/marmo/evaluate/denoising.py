@@ -10,6 +10,8 @@ can be compared: of two moments of one run, of two networks, of pictures that we
 Shapes: B pictures, C channels, H W height and width, D = C H W, L levels.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,8 @@ from marmo.diffusion.noise import NoiseTable
 LEVELS = 4
 AT_ONCE = 256
 """Pictures in one call of the network."""
+
+Factors = tuple[Tensor, Tensor, Tensor]
 
 
 class Trial:
@@ -49,7 +53,8 @@ class Trial:
         """
         rows = train.flatten(1).double()
         mean = rows.mean(0)
-        _, lengths, axes = torch.linalg.svd(rows - mean, full_matrices=False)
+        found = cast(Factors, torch.linalg.svd(rows - mean, full_matrices=False))  # pyright: ignore[reportUnknownMemberType]
+        _, lengths, axes = found
         variances = lengths**2 / max(len(rows) - 1, 1)
         x0 = self.pictures.flatten(1).double() - mean
         return torch.stack(
