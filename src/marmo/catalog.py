@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from marmo.cards import latent_card, upscaler_card, with_vae
+from marmo.cards import latent_card, pixel_card, upscaler_card, with_vae
 from marmo.files.settings import read_settings
 from marmo.library import hub, shelf
 from marmo.library.identify import Found
@@ -18,6 +18,7 @@ from marmo.pipelines.card import LatentCard
 from marmo.pipelines.latent import LatentDiffusion
 from marmo.pipelines.modes import Choice
 from marmo.pipelines.painter import Painter
+from marmo.pipelines.pixel_diffusion import PixelDiffusion
 from marmo.pipelines.residence import Residence
 from marmo.pipelines.upscaler import Upscaler
 from marmo.request import ImageRequest, Prediction
@@ -95,13 +96,16 @@ def open_upscaler(path: str | Path, device: torch.device, dtype: torch.dtype) ->
 
 def open_for(
     request: ImageRequest, device: str | None, dtype: str | None, memory: Choice = "auto"
-) -> LatentDiffusion | Upscaler:
+) -> LatentDiffusion | PixelDiffusion | Upscaler:
     """The models that a request asks for, read as it says."""
     if request.model is not None:
-        card = upscaler_card(open_checkpoint(located(request.model)))
-        if card is not None:
-            place = choose_device(device)
-            return Upscaler(card, place, choose_dtype(dtype, place))
+        checkpoint = open_checkpoint(located(request.model))
+        enlarging, painting = upscaler_card(checkpoint), pixel_card(checkpoint)
+        place = choose_device(device)
+        if enlarging is not None:
+            return Upscaler(enlarging, place, choose_dtype(dtype, place))
+        if painting is not None:
+            return PixelDiffusion(painting, place, choose_dtype(dtype, place))
     return open_model(
         request.model,
         device,

@@ -10,6 +10,7 @@ from marmo.diffusion.noise import STABLE_DIFFUSION, Betas
 from marmo.files.names import model_name
 from marmo.files.record import VAE
 from marmo.models.clip_text import ClipTextConfig
+from marmo.models.pixel_unet import PixelUNetConfig
 from marmo.models.rrdb import RRDBConfig
 from marmo.models.srvgg import SRVGGConfig
 from marmo.models.unet import UNetConfig
@@ -74,6 +75,21 @@ class UpscalerCard(ModelCard):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PixelCard(ModelCard):
+    """A diffusion model whose one network paints pixels, without words."""
+
+    config: PixelUNetConfig
+    tensors: Tensors
+    """Under our names."""
+    betas: Betas
+    target: Target
+    bound: float | None
+    """What x0 is clipped to at every step, if it is."""
+    defaults: Defaults
+    licence: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class LatentCard(ModelCard):
     """A latent diffusion model: its networks, their weights under our names, and how they were trained."""
 
@@ -108,5 +124,5 @@ class LatentCard(ModelCard):
         return super().hashes() | other
 
 
-Card = LatentCard | UpscalerCard
+Card = LatentCard | PixelCard | UpscalerCard
 """One kind per pipeline."""
