@@ -69,6 +69,9 @@ class ToyEngine:
         self.started: list[tuple[str, int]] = []
         """Every attempt that was handed over, in order."""
         self.most_at_once = 0
+        self.go = threading.Event()
+        """No step is made while it is cleared; tests that need a crowd do that until it is there."""
+        self.go.set()
         self._works: dict[str, Work] = {}
         self._handed: dict[str, Work] = {}
         """What was submitted and has not ended."""
@@ -103,8 +106,9 @@ class ToyEngine:
         self.reports.put(Ready(tuple(self.models)))
         while True:
             self._fetch()
-            for work in list(self._works.values()):
-                self._step(work)
+            if self.go.is_set():
+                for work in list(self._works.values()):
+                    self._step(work)
             if self._closing is not None and (time.monotonic() >= self._closing or not self._works):
                 return self._hand_back()
             if self._works:

@@ -29,7 +29,6 @@ from marmo.serve.clock import SYSTEM, Clock, Watch
 from marmo.serve.contract import Engine, Model
 from marmo.serve.disk import Database, Disk, LocalDisk
 from marmo.serve.dispatching import PLAIN, Dispatcher, Style
-from marmo.serve.ending import MAX_CRASHES
 from marmo.serve.forecasting import work_of
 from marmo.serve.hub import Hub
 from marmo.serve.inputs import detach
@@ -83,7 +82,7 @@ class Jobs:
         Raises `ValueError` where another server holds the folder or the journal is damaged.
         """
         async with self._storage.opened():
-            recover = partial(rows.recover, now=self._clock.wall(), max_crashes=MAX_CRASHES)
+            recover = partial(rows.recover, now=self._clock.wall())
             for row in await self._storage.write(recover):
                 self._line.add(row)
             self._line.start()
