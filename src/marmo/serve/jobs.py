@@ -12,6 +12,8 @@ Everything here runs in one event loop; nothing in it blocks that loop on a disk
 import asyncio
 import hashlib
 import secrets
+import sqlite3
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -25,6 +27,7 @@ from marmo.files.record import Record
 from marmo.request import ImageRequest
 from marmo.serve import gallery, rows
 from marmo.serve.admission import USUAL, Admission, Limits
+from marmo.serve.backups import Plan
 from marmo.serve.clock import SYSTEM, Clock, Watch
 from marmo.serve.contract import Engine, Model
 from marmo.serve.disk import Database, Disk, LocalDisk
@@ -56,6 +59,10 @@ TICK = 1.0
 """Seconds between two looks at the disk and at the queue's order."""
 
 
+LOOK = 600.0
+"""Seconds between two looks at whether the journal is to be copied."""
+
+
 class Jobs:
     """The queue in one folder, before one engine."""
 
@@ -67,9 +74,11 @@ class Jobs:
         style: Style = PLAIN,
         disk: Disk | None = None,
         clock: Clock = SYSTEM,
+        copies: Plan | None = None,
     ) -> None:
         self._clock = clock
-        self._storage = Storage(folder, disk or LocalDisk(), limits.reserve)
+        self._storage = Storage(folder, disk or LocalDisk(), limits.reserve, copies)
+        self._copied = Counter[str]()
         self._hub = Hub()
         self._line = Dispatcher(engine, self._storage, self._hub, clock, style)
         self._prospect = Prospect(self._line, clock)
@@ -86,7 +95,8 @@ class Jobs:
             for row in await self._storage.write(recover):
                 self._line.add(row)
             self._line.start()
-            chores = [asyncio.create_task(self._keep_house()), asyncio.create_task(self._storage.sweep())]
+            work = (self._keep_house(), self._storage.sweep(), self._keep_copies())
+            chores = [asyncio.create_task(chore) for chore in work]
             try:
                 yield
             finally:
@@ -264,6 +274,8 @@ class Jobs:
             "worker_deaths_total": self._line.counts["worker_deaths"],
             "jobs_waiting": len(self._line.schedule),
             "jobs_running": len(self._line.in_hand),
+            "journal_copies_total": self._copied["made"],
+            "journal_copies_failed_total": self._copied["failed"],
             "listeners": self._hub.listeners,
             "disk_trouble": float(self._storage.trouble is not None),
         }
@@ -352,6 +364,15 @@ class Jobs:
                 self._prospect.tell_all()
                 if watch.is_due():
                     await self._storage.purge(self._clock.wall())
+
+    async def _keep_copies(self) -> None:
+        """Copies the journal once a day, beginning now if today has no copy yet."""
+        while True:
+            try:
+                self._copied["made"] += await self._storage.back_up(self._clock.wall())
+            except (OSError, sqlite3.Error):  # the journal itself is well, or its writer says so
+                self._copied["failed"] += 1
+            await asyncio.sleep(LOOK)
 
     async def _heal(self) -> None:
         """After trouble: jobs that are in the journal, though nobody was told, come into the line."""
