@@ -48,6 +48,10 @@ def psnr(left: bytes, right: bytes) -> float:
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
+def pixels(data: bytes) -> bytes:
+    return Image.open(BytesIO(data)).tobytes()
+
+
 def png(colour: str, size: tuple[int, int] = (64, 48)) -> bytes:
     """A picture of 64 x 48 that is black but for its upper left, up to this size."""
     picture, stream = Image.new("RGB", (64, 48)), BytesIO()

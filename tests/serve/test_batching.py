@@ -23,7 +23,7 @@ from marmo.serve.batching import Batch
 from marmo.serve.contract import Failed, Finished, Previewed, Staged, Stepped, Stopped, Task
 from marmo.serve.messages import Began, Ended, Tight
 from marmo.serve.stock import Stock
-from tests.serve.desks import KINDS, Desk, psnr
+from tests.serve.desks import KINDS, Desk, pixels, psnr
 
 FLOOR = 60.0
 """Decibels: what docs/serve-batching.md promises in float32."""
@@ -81,10 +81,6 @@ def rows(painter: LatentDiffusion) -> Iterator[list[int]]:
     handle = painter.unet.register_forward_pre_hook(lambda _, inputs: calls.append(len(inputs[0])))
     yield calls
     handle.remove()
-
-
-def pixels(data: bytes) -> bytes:
-    return Image.open(BytesIO(data)).tobytes()
 
 
 # The promise

@@ -35,7 +35,7 @@ class Serve:
     """Answer requests over HTTP; nothing that was accepted is lost."""
 
     model: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE...")]
-    """Checkpoint files or diffusers folders; the first is the default"""
+    """Checkpoint files or diffusers folders; the first that paints is the default"""
     host: str = "127.0.0.1"
     """Address to listen on; any but this machine's own needs --token-file"""
     port: int = 7860
@@ -52,6 +52,8 @@ class Serve:
     """cpu, cuda, mps, ...; the best there is by default"""
     dtype: str | None = None
     """float32, bfloat16 or float16; the fastest that is safe by default"""
+    upscalers: bool = True
+    """Offer Lanczos and the upscalers that `marmo models` lists, too"""
     preview: Path | None = None
     """A tiny decoder (TAESD's layout) for previews"""
     invariant: bool = False
@@ -132,6 +134,7 @@ class Serve:
             device=self.device,
             dtype=self.dtype,
             preview=None if self.preview is None else str(self.preview),
+            upscalers=self.upscalers,
         )
         return LocalEngine(setup)
 

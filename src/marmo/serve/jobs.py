@@ -26,7 +26,7 @@ from marmo.files.pictures import find_record
 from marmo.files.record import Record
 from marmo.request import ImageRequest
 from marmo.serve import gallery, rows
-from marmo.serve.admission import USUAL, Admission, Limits
+from marmo.serve.admission import USUAL, Admission, Limits, picture_bytes
 from marmo.serve.backups import Plan
 from marmo.serve.clock import SYSTEM, Clock, Watch
 from marmo.serve.contract import Engine, Model
@@ -49,6 +49,7 @@ from marmo.serve.job import (
     Unready,
 )
 from marmo.serve.journal import JournalError
+from marmo.serve.limits import final_size, resolved
 from marmo.serve.prospect import Prospect
 from marmo.serve.rows import Change, NewJob, Waiting
 from marmo.serve.storage import Storage
@@ -131,12 +132,13 @@ class Jobs:
             if known is not None:
                 return await self.get(known)
         model = self.model(request.model)
-        whole = request.model_copy(update={"model": model.id}).resolve(model.defaults)
+        whole = resolved(request.model_copy(update={"model": model.id}), model.defaults)
+        size = final_size(whole, model.defaults)
         bare, pictures = detach(whole)
-        self._admission.enter(owner, bare, sum(map(len, pictures.values())))
+        self._admission.enter(owner, sum(map(len, pictures.values())) + picture_bytes(whole.num_images, size))
         new = NewJob(
             id=secrets.token_hex(16), owner=owner, key=key, digest=digest, priority=priority, request=bare,
-            inputs={}, work=work_of(bare), created=self._clock.wall(),
+            inputs={}, work=work_of(bare, size), created=self._clock.wall(),
         )  # fmt: skip
         return await asyncio.shield(asyncio.ensure_future(self._enter(new, pictures)))
 
@@ -243,16 +245,22 @@ class Jobs:
     @property
     def models(self) -> tuple[Model, ...]:
         """What the engine can paint with; empty until it is ready.  The first is the default."""
-        return self._line.models
+        return tuple(model for model in self._line.models if model.defaults.paints)
+
+    @property
+    def upscalers(self) -> tuple[Model, ...]:
+        """What it can only enlarge pictures with."""
+        return tuple(model for model in self._line.models if not model.defaults.paints)
 
     def model(self, id: str | None = None) -> Model:
-        """One of them, by default the first; raises `UnknownModel`, and `Unready` while there is none."""
-        if not self.models:
+        """Any of both, by default the first that paints; raises `UnknownModel`, and `Unready` while there is none."""
+        known = (*self.models, *self.upscalers)
+        if not known or (id is None and not self.models):
             raise Unready("no model is ready yet")
-        for model in self.models:
+        for model in known:
             if id in (None, model.id):
                 return model
-        raise UnknownModel(f"there is no model {str(id)[:100]!r}; there are {', '.join(m.id for m in self.models)}")
+        raise UnknownModel(f"there is no model {str(id)[:100]!r}; there are {', '.join(m.id for m in known)}")
 
     def health(self) -> Health:
         """Whether new jobs would be taken and painted."""
