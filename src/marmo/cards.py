@@ -50,7 +50,7 @@ EDITING: Mapping[Task, Mapping[str, object]] = {
     "paint": {"image_guidance_scale": None},
     "inpaint": {"image_guidance_scale": None, "strength": 1.0},
     "edit": {"image_guidance_scale": 1.5, "strength": None},
-    "upscale": {"image_guidance_scale": None, "strength": None},
+    "upscale": {"image_guidance_scale": None, "strength": None, "grows": 4},
 }
 """What of a model's defaults its task decides."""
 
