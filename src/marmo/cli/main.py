@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, str] = {
     "convert": "Convert",
     "merge": "MergeModels",
     "train": "Train",
+    "diagnose": "Diagnose",
     "evaluate": "Evaluate",
     "serve": "Serve",
 }

@@ -25,6 +25,8 @@ from marmo.weights.store import MAX_HEADER, Tensors, open_file, select
 
 DEFAULTS_KEY = "marmo.defaults"
 """Where the metadata may hold a model's own `Defaults`, as JSON."""
+PIXELS_PEER = "UNet2DModel"
+"""diffusers' class of the one network of a folder that paints without an autoencoder."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,8 @@ def _beginnings(name: str) -> list[str]:
 
 def _open_folder(path: Path, variant: str | None, opener: Opener) -> Checkpoint:
     index = _read_json(path / "model_index.json")  # damaged, it is a sign of a broken download
+    if index.get("unet") == ["diffusers", PIXELS_PEER]:
+        return _open_pixels(path, index, variant, opener)
     kind = _kind_of_folder(path)
     parts: dict[Slot, Part] = {}
     files: list[Path] = []
@@ -165,7 +169,6 @@ def _open_folder(path: Path, variant: str | None, opener: Opener) -> Checkpoint:
             raise ValueError(f"{path / place.folder} holds a {part.network} where a {network_of(slot)} belongs")
         parts[slot] = part
         files += its_files
-    scheduler = path / "scheduler" / "scheduler_config.json"
     return Checkpoint(
         path,
         "diffusers folder",
@@ -173,10 +176,30 @@ def _open_folder(path: Path, variant: str | None, opener: Opener) -> Checkpoint:
         tuple(files),
         kind,
         tokenizers=_tokenizers(path, kind.places),
-        scheduler=_read_json(scheduler) if scheduler.is_file() else {},
+        scheduler=_scheduler(path / "scheduler"),
         index=index,
         metadata=read_notes(path),
     )
+
+
+def _open_pixels(path: Path, index: Json, variant: str | None, opener: Opener) -> Checkpoint:
+    """One network and a scheduler, in folders of their own or, as the first models of DDPM were published, in none."""
+    network, scheduler = (path / name if (path / name).is_dir() else path for name in ("unet", "scheduler"))
+    part, files = _open_component(network, variant, opener)
+    return Checkpoint(
+        path,
+        "diffusers folder",
+        {part.network: part},
+        files,
+        scheduler=_scheduler(scheduler),
+        index=index,
+        metadata=read_notes(path),
+    )
+
+
+def _scheduler(folder: Path) -> Json:
+    path = folder / "scheduler_config.json"
+    return _read_json(path) if path.is_file() else {}
 
 
 def _kind_of_folder(path: Path) -> Kind:
