@@ -12,9 +12,10 @@ from tests.bundling.runs import write_run
 
 NOISE = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
 DEFAULTS = {"width": 32, "height": 32, "steps": 2, "guidance": {"rescale": 0.5, "high_sigma": 50}}
-SCORE = {"part": "seen", "tag": "colors", "language": "both", "oracle": "oracle"}
-GAP = {"part": "heldout_colour", "tag": "colors", "against": "seen"}
 ESTIMATE = {"value": 0.81, "low": 0.7, "high": 0.9, "n": 120}
+SCORE = {"part": "seen", "tag": "colors", "language": "both", "oracle": "oracle"}
+GOAL = {"name": "colour right", "unit": "share", "floor": 0.85, "goal": 0.97, "measured": ESTIMATE, "verdict": "below"}
+GAP = {"part": "heldout_colour", "tag": "colors", "against": "seen"}
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +30,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("bundling")
     (folder / "scores.json").write_text(
-        json.dumps({"scores": [SCORE | ESTIMATE], "heldout_gaps": [GAP | ESTIMATE], "language_gaps": []})
+        json.dumps({"scores": [SCORE | ESTIMATE], "heldout_gaps": [GAP | ESTIMATE], "language_gaps": [], "goals": [GOAL]})
     )
     (folder / "made-by.txt").write_text("marmo train latent cpu --seed 3\n")
     (folder / "defaults.json").write_text(json.dumps(DEFAULTS))

@@ -9,6 +9,9 @@ from typing import cast
 from marmo.bundling.runs import TrainingRun
 from marmo.bundling.trial import PSNR_MARGIN, RIGHT_MARGIN, Tried
 from marmo.data.corpus import corpus
+from marmo.evaluate.goals import Unit
+from marmo.evaluate.statistics import Estimate
+from marmo.evaluate.tables import amount, measured
 from marmo.pipelines.card import LatentCard
 
 CURVES, SHEET = "curves.svg", "sheet.png"
@@ -48,6 +51,7 @@ def page(facts: Facts) -> str:
     sections = (
         _head(facts),
         _training(facts),
+        _goals(facts),
         _scores(facts),
         _eight_bits(facts.tried),
         _sheet(facts.tried),
@@ -124,6 +128,22 @@ def _scores(facts: Facts) -> str:
     if gaps:
         text += "\n\nDifferences, in points:\n\n" + _table(("part", "tag", "against", "difference", "interval"), gaps)
     return text
+
+
+def _goals(facts: Facts) -> str:
+    """What a model of Marmo's own must reach, and what this one did."""
+    rows = [] if facts.scores is None else [_goal(row) for row in _rows(facts.scores, "goals")]
+    if not rows:
+        return ""
+    about = "Floors and goals were set before any training."
+    return f"## Goals\n\n{about}\n\n{_table(('', 'floor', 'goal', 'measured', 'verdict'), rows)}"
+
+
+def _goal(row: Row) -> tuple[object, ...]:
+    unit, found = cast(Unit, row["unit"]), cast(Mapping[str, float] | None, row["measured"])
+    floor, goal = (amount(cast(float, row[name]), unit) for name in ("floor", "goal"))
+    value = found and measured(Estimate(found["value"], found["low"], found["high"], int(found["n"])), unit)
+    return row["name"], floor, goal, value or "", row["verdict"]
 
 
 def _eight_bits(tried: Tried) -> str:
