@@ -30,7 +30,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("bundling")
     (folder / "scores.json").write_text(
-        json.dumps({"scores": [SCORE | ESTIMATE], "heldout_gaps": [GAP | ESTIMATE], "language_gaps": [], "goals": [GOAL]})
+        json.dumps(
+            {"scores": [SCORE | ESTIMATE], "heldout_gaps": [GAP | ESTIMATE], "language_gaps": [], "goals": [GOAL]}
+        )
     )
     (folder / "made-by.txt").write_text("marmo train latent cpu --seed 3\n")
     (folder / "defaults.json").write_text(json.dumps(DEFAULTS))
