@@ -82,7 +82,9 @@ def test_what_is_refused(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(bundling, "MAX_WEIGHTS", 1_000_000)
     with pytest.raises(ValueError, match=r"its weights take \d\.\d MB in 8 bits \(text .* M parameters"):
         bundling.check_size(open_checkpoint(bundle.output))
-    assert not elsewhere.output.exists()
+    with pytest.raises(ValueError, match=r"all together may have 1 MB"):
+        elsewhere.bundle()
+    assert not elsewhere.output.exists() and list(tmp_path.glob(".*")) == []
 
 
 @pytest.mark.parametrize("note", ["", "{}", "[]", '{"right": "high", "psnr": 1}', '{"right": 1}'])

@@ -17,7 +17,9 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("quartz", "pebble"):
         (tmp_path / "models" / name / "unet").mkdir(parents=True)
         (tmp_path / "models" / name / "model_index.json").write_text("{}")
-    (tmp_path / "models" / "draft").mkdir()
+    (tmp_path / "models" / "empty").mkdir()
+    (tmp_path / "models" / ".draft").mkdir()
+    (tmp_path / "models" / ".draft" / "model_index.json").write_text("{}")
     monkeypatch.setattr(bundled, "MODELS", tmp_path / "models")
     return tmp_path / "models"
 

@@ -30,6 +30,7 @@ from marmo.weights.store import sha256
 
 MAX_WEIGHTS = 26_000_000  # bytes of a bundled generator
 MAX_FILE = 16_000_000  # bytes
+MAX_SHARD = 15_500_000  # bytes of tensors in a file, which has a header too
 CORPUS_KEY, LICENCE_KEY = "marmo.corpus", "license"
 COLUMNS = 6
 SHOWN = ("loss", "validation", "validation_train", "reconstruction", "psnr")
@@ -68,18 +69,17 @@ class Bundle:
         training = [read_run(folder) for folder in (self.run, *self.earlier)]
         scores = None if self.scores is None else page.read_scores(self.scores)
         draft = self.output.with_name(f".{self.output.name}")
-        shutil.rmtree(draft, ignore_errors=True)  # of a bundling that was stopped
-        write_folder(source, draft, torch.int8, MAX_FILE)
-        check_size(open_checkpoint(draft))
-        tried = trial.tried(self.model, draft, self.device)
-        say_floors(draft, tried.floors)
-        sheet(tried.pictures).save(draft / page.SHEET, optimize=True)
-        (draft / page.CURVES).write_text(drawn(training), encoding="utf-8")
-        facts = self._facts(draft, tried, training, scores)
-        (draft / "README.md").write_text(page.page(facts), encoding="utf-8")
-        draft.rename(self.output)
+        shutil.rmtree(draft, ignore_errors=True)  # of a bundling that was killed
+        try:
+            write_folder(source, draft, torch.int8, MAX_SHARD)
+            check_size(open_checkpoint(draft))
+            tried = trial.tried(self.model, draft, self.device)
+            self._write_card(draft, tried, training, scores)
+            draft.rename(self.output)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
         record_sums(self.output)
-        print(f"{self.output}: {facts.num_bytes / 1e6:.1f} MB of weights; {tried}")
+        print(f"{self.output}: {size_of(open_checkpoint(self.output)) / 1e6:.1f} MB of weights; {tried}")
 
     def _source(self) -> Checkpoint:
         """The trained model with the notes that it will be bundled with."""
@@ -92,6 +92,16 @@ class Bundle:
         latent_card(whole)  # which refuses defaults that cannot be used
         return whole
 
+    def _write_card(
+        self, draft: Path, tried: trial.Tried, training: Sequence[TrainingRun], scores: page.Scores | None
+    ) -> None:
+        """The floors, the pictures, the curves, the page."""
+        say_floors(draft, tried.floors)
+        sheet(tried.pictures).save(draft / page.SHEET, optimize=True)
+        (draft / page.CURVES).write_text(drawn(training), encoding="utf-8")
+        facts = self._facts(draft, tried, training, scores)
+        (draft / "README.md").write_text(page.page(facts), encoding="utf-8")
+
     def _facts(
         self, draft: Path, tried: trial.Tried, training: Sequence[TrainingRun], scores: page.Scores | None
     ) -> page.Facts:
@@ -100,7 +110,7 @@ class Bundle:
         return page.Facts(
             card=replace(latent_card(finished), path=self.output),
             num_parameters={slot: part.num_parameters for slot, part in finished.parts.items()},
-            num_bytes=sum(file.stat().st_size for file in finished.files),
+            num_bytes=size_of(finished),
             licence=self.licence,
             hardware=self.hardware,
             runs=training,
@@ -111,14 +121,19 @@ class Bundle:
         )
 
 
+def size_of(checkpoint: Checkpoint) -> int:
+    """Of its weights, in bytes."""
+    return sum(file.stat().st_size for file in checkpoint.files)
+
+
 def check_size(checkpoint: Checkpoint) -> None:
     """`ValueError` for a model that is too large to come with Marmo, with the sizes of its parts."""
-    sizes = [file.stat().st_size for file in checkpoint.files]
-    if sum(sizes) > MAX_WEIGHTS or max(sizes) > MAX_FILE:
+    whole, largest = size_of(checkpoint), max(file.stat().st_size for file in checkpoint.files)
+    if whole > MAX_WEIGHTS or largest > MAX_FILE:
         counts = {slot: f"{part.num_parameters / 1e6:.1f} M parameters" for slot, part in checkpoint.parts.items()}
         told = ", ".join(f"{slot} {count}" for slot, count in counts.items())
         raise ValueError(
-            f"its weights take {sum(sizes) / 1e6:.1f} MB in 8 bits ({told}), the largest file {max(sizes) / 1e6:.1f}; "
+            f"its weights take {whole / 1e6:.1f} MB in 8 bits ({told}), the largest file {largest / 1e6:.1f}; "
             f"all together may have {MAX_WEIGHTS / 1e6:g} MB, and a file {MAX_FILE / 1e6:g}"
         )
 

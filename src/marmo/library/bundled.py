@@ -18,8 +18,9 @@ NO_MODEL = (
 
 
 def bundled_models() -> list[Path]:
-    """Their folders, by name; the first is the default."""
-    return sorted(index.parent for index in MODELS.glob("*/model_index.json"))
+    """Their folders, by name; the first is the default.  One that begins with a dot is being made."""
+    folders = sorted(index.parent for index in MODELS.glob("*/model_index.json"))
+    return [folder for folder in folders if not folder.name.startswith(".")]
 
 
 def bundled_model() -> Path:
