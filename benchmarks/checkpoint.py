@@ -105,8 +105,9 @@ FAMILIES: Mapping[FamilyName, tuple[Kind, Mapping[str, Mapping[Slot, NetworkConf
 CHANNELS: Mapping[Task, int] = {"paint": 4, "inpaint": 9, "edit": 8, "upscale": 7}
 """That the U-Net sees: latents, and what lies beside them."""
 SIZES = FAMILIES["sd1"][1]
+TOY_DEFAULTS = Defaults(width=256, height=256, steps=12)
 DEFAULTS: Mapping[str, Defaults] = {
-    "toy": Defaults(width=256, height=256, steps=12),
+    "toy": TOY_DEFAULTS,
     "small": Defaults(width=128, height=128, steps=14, guidance_scale=4.0),
 }
 """By size; the others have their family's."""
