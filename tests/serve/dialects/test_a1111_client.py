@@ -322,7 +322,7 @@ def test_several_finished_pictures_come_back_in_order(api: webuiapi.WebUIApi, se
     jobs = server.found()[2::-1]
     colours = [Image.open(BytesIO(server.stored(job.inputs["init_image"]))).getpixel((0, 0)) for job in jobs]
     assert colours == [(255, 0, 0), (0, 128, 0), (0, 0, 255)]
-    assert result.html_info.count("<p>") == 3
+    assert result.info.count("<p>") == 3
 
 
 def test_without_an_upscaler_nothing_happens(api: webuiapi.WebUIApi, server: Served):
@@ -339,7 +339,7 @@ def test_without_an_upscaler_nothing_happens(api: webuiapi.WebUIApi, server: Ser
         ({"codeformer_visibility": 1}, "codeformer_visibility: there is no face restoration"),
         (
             {"upscaler_1": "R-ESRGAN 4x+"},
-            "upscaler_1: there is no 'R-ESRGAN 4x+' here; there are: None, Lanczos, 4x-Toy",
+            "no 'R-ESRGAN 4x+' here; there are: None, Lanczos, 4x-Toy",
         ),
         ({"upscaler_2": "LDSR"}, "upscaler_2: there is no"),
         ({"upscaling_resize": 9}, "upscaling_resize"),
