@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from marmo.cards import latent_card, upscaler_card, with_vae
+from marmo.cards import latent_card, pixel_card, upscaler_card, with_vae
 from marmo.files.settings import read_settings
 from marmo.library import hub, shelf
 from marmo.library.identify import Found
@@ -18,6 +18,7 @@ from marmo.pipelines.card import LANCZOS, LatentCard, UpscalerCard
 from marmo.pipelines.latent import LatentDiffusion
 from marmo.pipelines.modes import Choice
 from marmo.pipelines.painter import Painter
+from marmo.pipelines.pixel_diffusion import PixelDiffusion
 from marmo.pipelines.residence import Residence
 from marmo.pipelines.upscaler import Upscaler
 from marmo.request import ImageRequest, Prediction
@@ -101,12 +102,16 @@ def find_upscaler(model: str | Path) -> UpscalerCard | None:
 
 def open_for(
     request: ImageRequest, device: str | None, dtype: str | None, memory: Choice = "auto"
-) -> LatentDiffusion | Upscaler:
+) -> LatentDiffusion | PixelDiffusion | Upscaler:
     """The models that a request asks for, read as it says."""
     if request.model is not None:
         card = find_upscaler(request.model)
         if card is not None:
             return open_enlarging(card, request, device, dtype)
+        painting = pixel_card(open_checkpoint(located(request.model)))
+        if painting is not None:
+            place = choose_device(device)
+            return PixelDiffusion(painting, place, choose_dtype(dtype, place))
     return open_model(
         request.model,
         device,

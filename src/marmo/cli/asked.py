@@ -44,7 +44,7 @@ def requests(prompt: str | None, flags: object, lists: Lists, prompts_file: Path
     """
     said = given(flags) if prompt is None else {"prompt": prompt, **given(flags)}
     if prompt is None and prompts_file is None and not lists.preset:
-        raise ValueError("say what to paint: a prompt in quotes, or --prompts-file FILE")
+        raise ValueError('say what to paint: a prompt in quotes ("" for a model without words), or --prompts-file FILE')
     lines = [dict[str, object]()] if prompts_file is None else read_prompts(prompts_file)
     shelf = lists.shelf()
     return [request for line in lines for request in settled(_request(over(said, line), lists, shelf), shelf.wildcards)]

@@ -10,6 +10,7 @@ from marmo.diffusion.noise import STABLE_DIFFUSION, Betas
 from marmo.files.names import model_name
 from marmo.files.record import VAE
 from marmo.models.clip_text import ClipTextConfig
+from marmo.models.pixel_unet import PixelUNetConfig
 from marmo.models.rrdb import RRDBConfig
 from marmo.models.srvgg import SRVGGConfig
 from marmo.models.unet import UNetConfig
@@ -85,6 +86,21 @@ LANCZOS = UpscalerCard(path=Path("lanczos"), files=(), config=NoNetwork(), tenso
 
 
 @dataclass(frozen=True, kw_only=True)
+class PixelCard(ModelCard):
+    """A diffusion model whose one network paints pixels, without words."""
+
+    config: PixelUNetConfig
+    tensors: Tensors
+    """Under our names."""
+    betas: Betas
+    target: Target
+    bound: float | None
+    """What x0 is clipped to at every step, if it is."""
+    defaults: Defaults
+    licence: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class LatentCard(ModelCard):
     """A latent diffusion model: its networks, their weights under our names, and how they were trained."""
 
@@ -101,6 +117,8 @@ class LatentCard(ModelCard):
     target: Target = "eps"
     defaults: Defaults = field(default_factory=Defaults)
     licence: str | None = None
+    concepts: tuple[str, ...] = ()
+    """Ids of the scene corpus's concepts that it was trained on and knows alone; empty where that is not said."""
     vae_path: Path | None = None
     """Where the autoencoder lies, if it is not the model's own."""
     vae_files: tuple[Path, ...] = ()
@@ -117,5 +135,5 @@ class LatentCard(ModelCard):
         return super().hashes() | other
 
 
-Card = LatentCard | UpscalerCard
+Card = LatentCard | PixelCard | UpscalerCard
 """One kind per pipeline."""

@@ -21,6 +21,7 @@ from marmo.pipelines.card import LatentCard
 from marmo.pipelines.events import Event, Result, Stage, Step
 from marmo.pipelines.experts import Expert, check_model, check_refiner, check_told, chosen, hand_over, refining
 from marmo.pipelines.hires import Enlarging, Pass, check_hires, second_request, stretched
+from marmo.pipelines.known_words import word_notes
 from marmo.pipelines.painter import Ask, Decode, Painter, resolved
 from marmo.pipelines.pixels import to_pictures
 from marmo.pipelines.preview import linear_preview, tiny_preview
@@ -110,6 +111,7 @@ class LatentDiffusion(Painter):
         yield Stage("encoding")
         begun = opening.begin()
         experts, notes = self._experts(first, begun.beside)
+        notes += word_notes(self.card.concepts, request)
         again = [self._experts(walk, None) for walk in passes[1:]]
         latents = yield from self._paint(first, source, begun, experts)
         enlarging = None
