@@ -179,7 +179,7 @@ def test_a_stream_that_is_closed_cancels_its_job(client: openai.OpenAI, server: 
 
 def test_a_client_that_goes_away_cancels_its_job(server: Served):
     before = len(server.wait_for("cancelled", 0))
-    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=0.5)
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=1.5)
     with pytest.raises(openai.APITimeoutError):
         client.images.generate(prompt="hang")
     assert server.wait_for("cancelled", before + 1)
