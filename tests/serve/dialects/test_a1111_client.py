@@ -312,7 +312,7 @@ def test_a_finished_picture_is_enlarged(api: webuiapi.WebUIApi, server: Served):
     )  # fmt: skip
     request = server.newest().request
     assert (request.model, request.width, request.height) == ("lanczos", 96, 80)
-    assert request.upscale == Upscale(crop=False, model="4x-Toy.1", share=0.25)
+    assert request.upscale == Upscale(cover=True, model="4x-Toy.1", share=0.25)
 
 
 def test_several_finished_pictures_come_back_in_order(api: webuiapi.WebUIApi, server: Served):
