@@ -205,8 +205,10 @@ def test_transparent_pixels_of_a_mask_are_painted(client: openai.OpenAI, server:
 
 
 def test_an_edit_is_streamed(client: openai.OpenAI):
-    stream = client.images.edit(image=picture(), prompt="a cat", stream=True, partial_images=1)
-    assert [event.type for event in stream][-1] == "image_edit.completed"
+    stream = client.images.edit(image=picture((50, 40)), prompt="a cat", stream=True, partial_images=1)
+    events = list(stream)
+    assert [event.type for event in events] == ["image_edit.partial_image", "image_edit.completed"]
+    assert decoded(events[0].b64_json).size == (48, 40)  # the model's multiple of 8, as the worker would paint
 
 
 @pytest.mark.parametrize(
