@@ -32,6 +32,7 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
 
+from marmo.data.selection import selected
 from marmo.data.source import Source
 from marmo.data.splits import Split
 from marmo.evaluate.oracle import load_oracle
@@ -66,6 +67,8 @@ class Config:
     """Pictures: a folder, a .tar or a folder of them, or a saved `datasets` folder; or Marmo's own scenes"""
     split: Split = "train"
     """Of the scenes"""
+    concepts: int | Path | None = None
+    """Of the scenes: the first of Marmo's own list, or a file with an id per line; all by default"""
     size: int = 256
     """Pixels along the side of what is learnt from; larger pictures are cut"""
     from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
@@ -337,7 +340,7 @@ def _source(config: Config, device: torch.device) -> Source:
         case "scenes":
             from marmo.data.scene_source import scene_source
 
-            scenes = scene_source(config.seed, config.size, config.split, device)
+            scenes = scene_source(config.seed, config.size, config.split, device, selection=selected(config.concepts))
             return lambda position: scenes(position)[:2]
         case Path() as path:
             from marmo.data.pictures import open_pictures  # reads picture records, too, and so needs pydantic
