@@ -51,6 +51,8 @@ from marmo.weights.store import from_state, write
 Reduction = Literal["sum", "mean"]
 
 LARGEST_RATIO = 1e4  # of two gradients; Esser et al. 2021, equation 7
+QUICKER = 30.0
+"""So many times a weight's rate is that of the logarithm of the reconstruction's variance."""
 MEASURED = 256
 """Pictures whose latents say what `latent_scale` must be."""
 FORMAT = "marmo.vq"
@@ -189,7 +191,12 @@ class Autoencoder(nn.Module):
     def __init__(self, network: VAE | VQ) -> None:
         super().__init__()
         self.network = network
-        self.logvar = nn.Parameter(torch.zeros(()))
+        self.slow_logvar = nn.Parameter(torch.zeros(()))
+
+    @property
+    def logvar(self) -> Tensor:
+        """What it has learnt, moving faster than a weight: else it lags behind, and the divergence weighs too much."""
+        return QUICKER * self.slow_logvar
 
     @property
     def last(self) -> Tensor:
