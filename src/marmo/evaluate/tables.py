@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from marmo.evaluate.goals import Unit
 from marmo.evaluate.scores import OVERALL
 from marmo.evaluate.statistics import Estimate
 
@@ -64,6 +65,25 @@ def share(estimate: Estimate | None) -> str:
 def points(estimate: Estimate) -> str:
     """A difference of shares, with its interval."""
     return f"{signed(estimate.value)} <small>{signed(estimate.low)} to {signed(estimate.high)}</small>"
+
+
+def measured(estimate: Estimate, unit: Unit) -> str:
+    """A row of goals, in its unit, with its interval."""
+    value, low, high = (amount(number, unit) for number in (estimate.value, estimate.low, estimate.high))
+    return f"{value} [{low}, {high}]"
+
+
+def amount(value: float, unit: Unit) -> str:
+    """A number in its unit; points are those of percent."""
+    match unit:
+        case "share":
+            return f"{100 * value:.1f} %"
+        case "points":
+            return f"{100 * value:.1f} points"
+        case "times":
+            return f"{value:.2f} times"
+        case "dB" | "s":
+            return f"{value:.2f} {unit}"
 
 
 def percent(value: float) -> str:
