@@ -257,8 +257,6 @@ def ratio(rebuilding: Tensor, fooling: Tensor, last: Tensor) -> Tensor:
 def build(config: Config) -> Autoencoder:
     """The network that a run begins with, on the CPU."""
     if config.from_ is not None:
-        if config.model != KL_F8:
-            raise ValueError(f"{config.from_} brings its own model: give either --from or --model")
         return Autoencoder(_opened(config.from_))
     return Autoencoder(VQ(config.model) if isinstance(config.model, VQConfig) else _untrained(config.model))
 
