@@ -130,7 +130,7 @@ def test_everything_that_was_measured_stands_in_report_summary_and_terminal(aske
     told = [line for line in lines(report) if "floor " in line]
     assert len(told) == 14 and sum("not measured" in line for line in told) == 7
     assert told[0].split("  ")[0] == "autoencoder on two-object scenes: PSNR"
-    assert told[0].endswith("32.50 dB [32.10 dB, 32.90 dB]  floor reached (floor 31.00 dB, goal 34.00 dB)")
+    assert told[0].endswith("32.50 dB [32.10, 32.90]  floor reached (floor 31.00 dB, goal 34.00 dB)")
     rows = summary(report)["goals"]
     assert isinstance(rows, list) and rows[1]["measured"]["value"] == 0.012 and rows[3]["measured"] is None
     text = page(report)

@@ -45,8 +45,7 @@ def goals(
     """
     selection = Selection(frozenset(concepts) or None)
     loss = _autoencoder(model, settings, oracles[outcome.oracle], selection)
-    found = {} if own_clip is None else _retrieval(own_clip, selection)
-    beside = Beside(loss, found, _warm_seconds(model, settings))
+    beside = Beside(loss, _retrieval(own_clip, selection), _warm_seconds(model, settings))
     return reached(outcome, len(concepts) or len(corpus().concepts), beside)
 
 
@@ -60,7 +59,9 @@ def _autoencoder(model: LatentDiffusion, settings: ImageRequest, oracle: Oracle,
     return loss
 
 
-def _retrieval(path: Path, selection: Selection) -> Mapping[Language, Estimate]:
+def _retrieval(path: Path | None, selection: Selection) -> Mapping[Language, Estimate]:
+    if path is None:
+        return {}
     clip = load_evaluator(path)
     return {language: retrieval(clip, "train", language, selection=selection).worse for language in LANGUAGES}
 

@@ -134,7 +134,8 @@ def _gaps(outcome: Outcome | None) -> Iterator[Reached]:
         if held:
             worst = min(held, key=lambda part: held[part].value)
             loss = _turned(held[worst])
-        language = next((g.estimate for g in language_gaps(outcome.marks, outcome.oracle) if g.tag == OVERALL), None)
+        spoken = {gap.part: gap.estimate for gap in language_gaps(outcome.marks, outcome.oracle) if gap.tag == OVERALL}
+        language = spoken.get("seen")
         removed = _over_chance(outcome)
     yield Reached(Goal("held-out combinations: largest loss", "points", 0.15, 0.05, True), loss, worst)
     apart = None if language is None else _size(language)

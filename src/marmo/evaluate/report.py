@@ -246,7 +246,7 @@ def _goals(rows: Sequence[Reached]) -> str:
             escape(row.goal.name) + (f" <small>{escape(row.detail)}</small>" if row.detail else ""),
             escape(tables.amount(row.goal.floor, row.goal.unit)),
             escape(tables.amount(row.goal.goal, row.goal.unit)),
-            escape("" if row.measured is None else tables.measured(row.measured, row.goal.unit)),
+            "" if row.measured is None else tables.measured(row.measured, row.goal.unit),
             f'<span class="{MET[row.verdict]}">{VERDICTS[row.verdict]}</span>',
         ]
         for row in rows

@@ -15,7 +15,7 @@ from marmo.evaluate.report import VERDICTS, Report
 from marmo.evaluate.scores import Gap, Score, by_tag, faults, heldout_gaps, language_gaps, scores, told
 from marmo.evaluate.statistics import Estimate
 from marmo.evaluate.suite import Limit, Outcome
-from marmo.evaluate.tables import amount, measured
+from marmo.evaluate.tables import amount, number
 
 Json = Mapping[str, object]
 
@@ -54,10 +54,11 @@ def _scores(outcome: Outcome) -> Iterator[str]:
 
 def _told(row: Reached) -> str:
     """A row of the table of goals."""
-    unit, bounds = row.goal.unit, (row.goal.floor, row.goal.goal)
-    floor, goal = (amount(bound, unit) for bound in bounds)
-    value = "" if row.measured is None else f"{measured(row.measured, unit)}  "
-    return f"{row.goal.name:<40} {value}{VERDICTS[row.verdict]} (floor {floor}, goal {goal})"
+    unit, found, value = row.goal.unit, row.measured, ""
+    if found is not None:
+        value = f"{amount(found.value, unit)} [{number(found.low, unit)}, {number(found.high, unit)}]  "
+    bounds = f"floor {amount(row.goal.floor, unit)}, goal {amount(row.goal.goal, unit)}"
+    return f"{row.goal.name:<40} {value}{VERDICTS[row.verdict]} ({bounds})"
 
 
 def _reached(row: Reached) -> Json:

@@ -25,6 +25,7 @@ TAGS: Mapping[str, str] = {
     "counting": "counting",
     OVERALL: "overall",
 }
+UNITS: Mapping[Unit, str] = {"share": "%"}
 LANGUAGES: Mapping[str, str] = {"en": "English", "zh": "Chinese"}
 
 
@@ -68,22 +69,19 @@ def points(estimate: Estimate) -> str:
 
 
 def measured(estimate: Estimate, unit: Unit) -> str:
-    """A row of goals, in its unit, with its interval."""
-    value, low, high = (amount(number, unit) for number in (estimate.value, estimate.low, estimate.high))
-    return f"{value} [{low}, {high}]"
+    """In its unit, with its interval."""
+    low, high = number(estimate.low, unit), number(estimate.high, unit)
+    return f"{amount(estimate.value, unit)} <small>{low} to {high}</small>"
 
 
 def amount(value: float, unit: Unit) -> str:
-    """A number in its unit; points are those of percent."""
-    match unit:
-        case "share":
-            return f"{100 * value:.1f} %"
-        case "points":
-            return f"{100 * value:.1f} points"
-        case "times":
-            return f"{value:.2f} times"
-        case "dB" | "s":
-            return f"{value:.2f} {unit}"
+    """A number with its unit."""
+    return f"{number(value, unit)} {UNITS.get(unit, unit)}"
+
+
+def number(value: float, unit: Unit) -> str:
+    """Shares in percent, and their differences in points."""
+    return f"{100 * value:.1f}" if unit in ("share", "points") else f"{value:.2f}"
 
 
 def percent(value: float) -> str:
