@@ -11,8 +11,8 @@ from torch import Tensor
 
 from marmo.diffusion import samplers, schedules, sources
 from marmo.diffusion.denoiser import Parametrisation
-from marmo.diffusion.seeing import seen
 from marmo.diffusion.noise import Betas, NoiseTable
+from marmo.diffusion.seeing import seen
 from marmo.models.pixel_unet import PixelUNet, PixelUNetConfig
 from marmo.nn.blueprint import blueprint
 from marmo.pipelines.card import PixelCard
