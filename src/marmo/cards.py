@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from marmo.data.selection import CONCEPTS_FILE, read_concepts
 from marmo.diffusion.denoiser import Target
 from marmo.models.clip_text import ClipTextConfig
 from marmo.models.pixel_unet import PixelUNetConfig
@@ -49,7 +50,7 @@ EDITING: Mapping[Task, Mapping[str, object]] = {
     "paint": {"image_guidance_scale": None},
     "inpaint": {"image_guidance_scale": None, "strength": 1.0},
     "edit": {"image_guidance_scale": 1.5, "strength": None},
-    "upscale": {"image_guidance_scale": None, "strength": None},
+    "upscale": {"image_guidance_scale": None, "strength": None, "grows": 4},
 }
 """What of a model's defaults its task decides."""
 
@@ -87,6 +88,7 @@ def latent_card(checkpoint: Checkpoint) -> LatentCard:
         target=target,
         defaults=_defaults(checkpoint, family, target, betas.zero_snr, unet, vae),
         licence=licence_of(checkpoint),
+        concepts=_concepts(checkpoint.path),
     )
 
 
@@ -141,6 +143,12 @@ def with_vae(card: LatentCard, other: Checkpoint) -> LatentCard:
         vae_path=other.path,
         vae_files=other.files,
     )
+
+
+def _concepts(path: Path) -> tuple[str, ...]:
+    """What the folder's own list says that the model knows."""
+    listed = path / CONCEPTS_FILE
+    return tuple(read_concepts(listed)) if listed.is_file() else ()
 
 
 def _config(checkpoint: Checkpoint, slot: Slot) -> object:

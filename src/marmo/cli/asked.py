@@ -57,7 +57,8 @@ def _request(values: Mapping[str, object], lists: Lists, shelf: Shelf) -> ImageR
 
 def models_key(request: ImageRequest) -> tuple[object, ...]:
     """Requests of one key are painted with the same models, read alike."""
-    return request.model, request.vae, request.refiner.model, request.hires.model, request.prediction, request.zero_snr
+    others = request.vae, request.refiner.model, request.hires.model, request.upscale.model
+    return request.model, others, request.prediction, request.zero_snr
 
 
 def by_models(asked: Sequence[ImageRequest]) -> Iterator[tuple[ImageRequest, list[int]]]:
@@ -78,6 +79,10 @@ def placed(request: ImageRequest, folders: Sequence[Path]) -> ImageRequest:
     hires = request.hires
     if hires.model is not None:
         hires = hires.model_copy(update={"model": str(located(hires.model, folders))})
+    upscale = request.upscale
+    if upscale.model is not None:
+        upscale = upscale.model_copy(update={"model": str(located(upscale.model, folders))})
     vae = None if request.vae is None else str(located(request.vae, folders))
     model = None if request.model is None else str(located(request.model, folders))
-    return request.model_copy(update={"model": model, "refiner": refiner, "hires": hires, "vae": vae})
+    models = {"model": model, "refiner": refiner, "hires": hires, "upscale": upscale, "vae": vae}
+    return request.model_copy(update=models)

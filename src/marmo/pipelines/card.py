@@ -18,7 +18,7 @@ from marmo.models.vae import VAEConfig
 from marmo.request import Defaults
 from marmo.weights.fingerprint import file_hash
 from marmo.weights.kinds import Slot, Task, task_of
-from marmo.weights.store import Tensors
+from marmo.weights.store import Tensors, from_state
 
 ToldKind = Literal["nothing", "size", "score", "noise"]
 """What a U-Net is told beside the words: where SDXL's training pictures came from and how large the result shall be, or
@@ -65,13 +65,24 @@ def _hashes(path: Path | None, files: tuple[Path, ...]) -> dict[str, str]:
     }
 
 
+@dataclass(frozen=True)
+class NoNetwork:
+    """Pixels stay as they are, for Lanczos' kernel to resample."""
+
+    scale: int = 1
+
+
 @dataclass(frozen=True, kw_only=True)
 class UpscalerCard(ModelCard):
     """A network of ESRGAN's kind, which makes pictures larger."""
 
-    config: RRDBConfig | SRVGGConfig
+    config: RRDBConfig | SRVGGConfig | NoNetwork
     tensors: Tensors
     """Under our names."""
+
+
+LANCZOS = UpscalerCard(path=Path("lanczos"), files=(), config=NoNetwork(), tensors=from_state({}))
+"""What is always there, under this name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +117,8 @@ class LatentCard(ModelCard):
     target: Target = "eps"
     defaults: Defaults = field(default_factory=Defaults)
     licence: str | None = None
+    concepts: tuple[str, ...] = ()
+    """Ids of the scene corpus's concepts that it was trained on and knows alone; empty where that is not said."""
     vae_path: Path | None = None
     """Where the autoencoder lies, if it is not the model's own."""
     vae_files: tuple[Path, ...] = ()
