@@ -97,7 +97,7 @@ def test_tiny_learns(tmp_path: Path, split: Split):
         replace(tiny(), folder=tmp_path, model=replace(PIXEL_TOY, in_channels=1, out_channels=1, side=8)), split
     )
     tried = [row for row in rows(tmp_path) if "validation" in row]
-    assert tried[-1]["validation"] < 0.5 * tried[0]["validation"] and tried[-1]["validation"] < tried[-1]["baseline"]
+    assert tried[-1]["validation"] < 0.7 * tried[0]["validation"] and tried[-1]["validation"] < tried[-1]["baseline"]
     assert tried[-1]["validation"] == pytest.approx(np.mean([tried[-1][f"validation_{i}"] for i in (1, 2, 3, 4)]))
     assert len(list((tmp_path / "samples").glob("*.png"))) == len(tried)
     model = open_for(ImageRequest(model=str(path)), "cpu", None)
