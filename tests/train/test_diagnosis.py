@@ -86,7 +86,7 @@ PLANTED: dict[str, tuple[str, int, dict[str, object]]] = {
             in_channels=1, out_channels=1, channels=(4,), attends=(False,), num_res_blocks=1, num_groups=2, side=8
         )},
     ),
-    "few pictures, many epochs": ("overfits", 32, {"images": 14_336}),
+    "few pictures, many epochs": ("overfits", 32, {"images": 11_264}),
     "a dozen pictures, very many epochs": ("memorises", 12, {}),
 }  # fmt: skip
 

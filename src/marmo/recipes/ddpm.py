@@ -63,8 +63,8 @@ LEAST_COMPARED = 20
 """Pictures that were kept apart, below which nobody can tell what is usual."""
 LARGEST_FILTERED = 3 * 64 * 64
 """Numbers in a picture up to which the best linear filter is worked out."""
-SHOWN = 64
-"""Samples on a sheet."""
+SHOWN, SHOWN_SIDE = 16, 64
+"""Samples on a sheet, and the pixels below which they are enlarged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +235,7 @@ def main(config: Config, split: Split | None = None) -> Path:
                 painted = trials.paint(best)
                 run.log(state, **told, **trials.losses(best), **trials.copies(painted))
                 if config.samples:
-                    run.sheet(state, painted[:SHOWN].expand(-1, 3, -1, -1))
+                    run.sheet(state, _framed(painted[:SHOWN]))
             elif run.every(config.log_images, state):
                 run.log(state, **told)
             if run.every(config.save_images, state):
@@ -304,6 +304,13 @@ def _at_rest(network: nn.Module) -> Generator[None]:
         yield
     finally:
         network.train(was)
+
+
+def _framed(pictures: Tensor) -> Tensor:
+    """For people: colours, small ones enlarged, with a grey line around them.  B C S S -> B 3 S' S'"""
+    scale = max(SHOWN_SIDE // pictures.shape[-1], 1)
+    large = F.interpolate(pictures, scale_factor=scale, mode="nearest").expand(-1, 3, -1, -1)
+    return F.pad(large, (1, 1, 1, 1), value=0.0)
 
 
 def _looks(pictures: Tensor) -> Tensor:
