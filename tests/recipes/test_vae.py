@@ -177,7 +177,15 @@ ACTS = {
 }  # fmt: skip
 ELSEWHERE = {
     *("folder", "images", "device", "dtype", "workers", "log_images", "save_images", "keep"),
-    *("data", "split", "concepts", "size", "from_", "features", "oracle"),  # what they do is tested above, or of the sources
+    *(
+        "data",
+        "split",
+        "concepts",
+        "size",
+        "from_",
+        "features",
+        "oracle",
+    ),  # what they do is tested above, or of the sources
 }
 
 
