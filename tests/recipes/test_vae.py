@@ -177,15 +177,7 @@ ACTS = {
 }  # fmt: skip
 ELSEWHERE = {
     *("folder", "images", "device", "dtype", "workers", "log_images", "save_images", "keep"),
-    *(
-        "data",
-        "split",
-        "concepts",
-        "size",
-        "from_",
-        "features",
-        "oracle",
-    ),  # what they do is tested above, or of the sources
+    *("data", "split", "concepts", "size", "from_", "features", "oracle"),  # tested above, or what sources do
 }
 
 
