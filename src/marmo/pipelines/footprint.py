@@ -12,12 +12,12 @@ from math import ceil
 import torch
 
 from marmo.diffusion.samplers import ASK_TWICE, CFG_PP
-from marmo.models.unet import UNet
 from marmo.models.vae import VAE
 from marmo.nn.blueprint import blueprint
 from marmo.nn.rehearsal import Work, rehearsal
 from marmo.pipelines import first_stage
 from marmo.pipelines.card import LatentCard
+from marmo.pipelines.denoisers import denoiser
 from marmo.pipelines.hires import second_request
 from marmo.pipelines.modes import Mode
 from marmo.pipelines.painter import resolved
@@ -73,7 +73,7 @@ def _unet(card: LatentCard, request: ImageRequest, dtype: torch.dtype, thrift: T
     rows = request.num_images * prompts
     together = min(rows, max(1, thrift.latents_per_call // (height * width)))
     with blueprint(), torch.no_grad():
-        unet = UNet(card.unet).to(dtype)
+        unet = denoiser(card.unet).to(dtype)
         context = unet.project(torch.empty(1, PROMPT_TOKENS, card.unet.context_width, dtype=dtype))
         vector = torch.empty(1, card.unet.vector_width or 1)
         x = torch.empty(together, card.unet.in_channels, height, width, dtype=dtype)

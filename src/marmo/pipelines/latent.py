@@ -174,6 +174,8 @@ class LatentDiffusion(Painter):
         size = painted_size(request, given, self.card.vae.factor)
         if self.card.task == "upscale":
             size = tuple(side * self.card.vae.factor for side in given.picture.size)
+        if self.card.task == "upscale_latents" and size is not None:
+            size = tuple(2 * side for side in size)
         if size is None:
             return request
         width, height = size

@@ -15,6 +15,7 @@ from marmo.models.clip import Clip, ClipConfig
 from marmo.models.clip_text import ClipText, ClipTextConfig
 from marmo.models.dinov2 import DinoV2, DinoV2Config
 from marmo.models.inception import Inception, InceptionConfig
+from marmo.models.latent_upscaler import LatentUpscaler, LatentUpscalerConfig
 from marmo.models.rrdb import RRDB, RRDBConfig
 from marmo.models.srvgg import SRVGG, SRVGGConfig
 from marmo.models.tiny_decoder import TinyDecoder, TinyDecoderConfig
@@ -22,13 +23,27 @@ from marmo.models.unet import UNet, UNetConfig
 from marmo.models.vae import VAE, VAEConfig
 from marmo.nn.blueprint import blueprint
 from marmo.weights.keymap import Rule, shapes
-from marmo.weights.maps import clip, clip_config, dinov2, inception, rrdb, srvgg, tiny_decoder, unet, vae
+from marmo.weights.maps import (
+    clip,
+    clip_config,
+    dinov2,
+    inception,
+    latent_upscaler,
+    rrdb,
+    srvgg,
+    tiny_decoder,
+    unet,
+    vae,
+)
 from marmo.weights.store import TensorInfo
 
-Network = Literal["text", "unet", "vae", "clip", "tiny_decoder", "inception", "dinov2", "rrdb", "srvgg"]
+Network = Literal[
+    "text", "unet", "latent_upscaler", "vae", "clip", "tiny_decoder", "inception", "dinov2", "rrdb", "srvgg"
+]
 NetworkConfig = (
     ClipTextConfig
     | UNetConfig
+    | LatentUpscalerConfig
     | VAEConfig
     | ClipConfig
     | TinyDecoderConfig
@@ -75,6 +90,14 @@ FORMS = (
         rules=unet.diffusers,
         from_json=unet.config_from_json,
         to_json=unet.config_to_json,
+    ),
+    Form(
+        network="latent_upscaler",
+        family="diffusers",
+        marks=("time_proj.weight",),
+        rules=latent_upscaler.diffusers,
+        from_json=latent_upscaler.config_from_json,
+        to_json=latent_upscaler.config_to_json,
     ),
     Form(
         network="vae",
@@ -207,7 +230,9 @@ def recognise(infos: Infos) -> Form | None:
 
 def written(network: Network, family: Family) -> Form:
     """The form in which a network is written; `ValueError` where that family cannot hold it."""
-    form = next(form for form in FORMS if (form.network, form.family) == (network, family))
+    form = next((form for form in FORMS if (form.network, form.family) == (network, family)), None)
+    if form is None:
+        raise ValueError(f"a {network} cannot be written as a single file; give a name without dot for a folder")
     if family == "diffusers" and form.to_json is None:
         raise ValueError(f"a {network} cannot be written as a diffusers folder; give a name that ends in .safetensors")
     return form
@@ -226,6 +251,8 @@ def _make(config: NetworkConfig) -> nn.Module:
             return ClipText(config)
         case UNetConfig():
             return UNet(config)
+        case LatentUpscalerConfig():
+            return LatentUpscaler(config)
         case VAEConfig():
             return VAE(config)
         case ClipConfig():
