@@ -8,9 +8,9 @@ from pydantic import ValidationError
 
 from marmo.diffusion.denoiser import Target
 from marmo.models.clip_text import ClipTextConfig
+from marmo.models.latent_upscaler import LatentUpscalerConfig
 from marmo.models.rrdb import RRDBConfig
 from marmo.models.srvgg import SRVGGConfig
-from marmo.models.latent_upscaler import LatentUpscalerConfig
 from marmo.models.unet import CODE_WIDTH, UNetConfig
 from marmo.models.vae import VAEConfig
 from marmo.pipelines.card import LatentCard, ToldKind, TowerCard, UpscalerCard

@@ -14,7 +14,8 @@ from marmo.models.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from marmo.nn.blueprint import blueprint
 from marmo.nn.device import choose_device, choose_dtype
 from marmo.pipelines.advice import choose_mode
-from marmo.pipelines.card import LatentCard
+from marmo.pipelines.card import LatentCard, UpscalerCard
+from marmo.pipelines.doubler import Doubler
 from marmo.pipelines.latent import LatentDiffusion
 from marmo.pipelines.modes import Choice
 from marmo.pipelines.painter import Painter
@@ -23,6 +24,7 @@ from marmo.pipelines.upscaler import Upscaler
 from marmo.request import ImageRequest, Prediction
 from marmo.weights.checkpoint import open_checkpoint
 from marmo.weights.keymap import fill
+from marmo.weights.kinds import SD_X2
 from marmo.weights.maps.scheduler import TARGETS
 
 
@@ -49,7 +51,7 @@ def load(
         zero_snr: whether it was trained up to pure noise, where its file does not say or says it wrong.
         refiner: a second model, for the last steps of the requests that name it.
         vae: another autoencoder, alone or of another model, in place of the model's own.
-        upscaler: a model of ESRGAN's kind, for the second pass of the requests that name it.
+        upscaler: a model of ESRGAN's kind, or a latent upscaler, for the second pass of the requests that name it.
         memory: what is saved where memory is short.  "full" keeps all parts on the device, "offload" keeps idle parts
             in main memory, "low" reads each part when it is needed, "least" also works in small tiles; by default the
             first of the other three that has room for a picture of the model's own size.
@@ -79,18 +81,30 @@ def open_model(
     numbers = choose_dtype(dtype, place)
     decoder = None if preview is None else _tiny_decoder(Path(preview), numbers, place)
     cards = [find(model, prediction, zero_snr, vae), *([] if refiner is None else [find(refiner)])]
-    residence = Residence(place, numbers, choose_mode(memory, cards, place, numbers))
+    enlarging = None if upscaler is None else _enlarging(upscaler)
+    together = [*cards, *([enlarging] if isinstance(enlarging, LatentCard) else [])]
+    residence = Residence(place, numbers, choose_mode(memory, together, place, numbers))
     second = Painter(cards[1], place, numbers, residence) if len(cards) > 1 else None
-    larger = None if upscaler is None else open_upscaler(upscaler, place, numbers)
+    larger = None
+    if isinstance(enlarging, LatentCard):
+        larger = Doubler(enlarging, place, numbers, residence)
+    elif enlarging is not None:
+        larger = Upscaler(enlarging, place, numbers)
     return LatentDiffusion(cards[0], place, numbers, decoder, second, larger, residence)
 
 
-def open_upscaler(path: str | Path, device: torch.device, dtype: torch.dtype) -> Upscaler:
-    """A model of ESRGAN's kind; its weights are not read before they are used."""
-    card = upscaler_card(open_checkpoint(located(path)))
-    if card is None:
-        raise ValueError(f"{path} is no upscaler; Marmo knows those of ESRGAN's and Real-ESRGAN's kind")
-    return Upscaler(card, device, dtype)
+def _enlarging(path: str | Path) -> UpscalerCard | LatentCard:
+    """The card of a model that enlarges between two passes."""
+    checkpoint = open_checkpoint(located(path))
+    card = upscaler_card(checkpoint)
+    if card is not None:
+        return card
+    if checkpoint.kind is not SD_X2:
+        raise ValueError(
+            f"{path} is no upscaler for a second pass; Marmo knows those of ESRGAN's and Real-ESRGAN's kind, and the "
+            "latent x2 upscaler"
+        )
+    return latent_card(checkpoint)
 
 
 def open_for(

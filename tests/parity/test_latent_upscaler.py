@@ -12,8 +12,11 @@ from torch import Tensor, nn
 
 import marmo
 from benchmarks.checkpoint import FAMILIES
+from marmo.cards import latent_card
+from marmo.diffusion.sources import NOISE_SOURCES
 from marmo.models.latent_upscaler import SD_X2, SD_X2_TOY, LatentUpscaler, LatentUpscalerConfig
 from marmo.nn.blueprint import blueprint
+from marmo.pipelines.doubler import Doubler
 from marmo.pipelines.painter import Ask
 from marmo.pipelines.pixels import to_pictures
 from marmo.request import ImageRequest
@@ -210,6 +213,25 @@ def test_what_it_is_told_acts(model):
     assert far_apart(plain, list(model.generate(asked(picture(), prompt="a grey wolf")).images))
     other = asked(picture().transpose(Image.Transpose.FLIP_LEFT_RIGHT))
     assert far_apart(plain, list(model.generate(other).images))
+
+
+@torch.no_grad()
+def test_latents_between_two_passes(peer, folder: Path):
+    """As diffusers' pipeline takes the latents of another: its 19 steps are our first 19 of 20."""
+    doubler = Doubler(latent_card(open_checkpoint(folder)), torch.device("cpu"), torch.float32)
+    doubler.load()
+    latents = torch.randn(2, 4, 16, 8, generator=torch.Generator().manual_seed(3))
+    source = NOISE_SOURCES["torch-cpu"]([5, 6])
+    request = ImageRequest(prompt=PROMPT, negative_prompt="", seed=5, num_images=2)
+    asks: list[Ask] = []
+    for ask in doubler.double(latents, request, source):
+        ask.answer()
+        asks.append(ask)
+    noise = NOISE_SOURCES["torch-cpu"]([5, 6]).normal((4, 32, 16))
+    options = {"image": latents, "latents": noise, "num_inference_steps": 19, "guidance_scale": 1.0}
+    wanted = peer([PROMPT] * 2, **options, output_type="latent").images
+    assert len(asks) == 20
+    assert_close(asks[-1].questions[0].x, wanted)
 
 
 def test_folders_both_ways(folder: Path, model, tmp_path: Path):

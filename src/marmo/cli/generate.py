@@ -68,8 +68,6 @@ class Generate:
             if self.estimate:
                 from marmo.pipelines.forecast import forecast
 
-                if isinstance(model, Upscaler):
-                    raise ValueError("--estimate is for models that paint; an upscaler works in tiles of one size")
                 self._tell_forecast(forecast(model, first), len(asked))
                 return 0
             for request in (asked[place] for place in places):

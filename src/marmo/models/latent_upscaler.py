@@ -21,6 +21,7 @@ from marmo.models.unet import Context
 from marmo.nn.attention import Attention, KeysValues
 from marmo.nn.engine import Conv2d, Edged, Linear, pad
 
+
 @dataclass(frozen=True, kw_only=True)
 class LatentUpscalerConfig:
     """One entry per level, from the finest to the coarsest, in `channels` and `attends`."""
@@ -213,7 +214,7 @@ class UpLevel(nn.Module):
 
 
 class Halve(Edged):
-    """Half the size, blurred first with 1 3 3 1 along each axis, which is a mean of two thrice; the edge is mirrored."""
+    """Half the size, blurred first with 1 3 3 1 along each axis, a mean of two thrice; the edge is mirrored."""
 
     def forward(self, x: Tensor) -> Tensor:
         """B C H W -> B C H/2 W/2."""

@@ -38,6 +38,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, score_bytes: i
     return torch.cat([F.scaled_dot_product_attention(part, k, v) for part in torch.split(q, rows, dim=2)], dim=2)
 
 
+Edge = Literal["constant", "reflect"]
+"""Beyond a picture there is nothing, or its mirror."""
+
+
 class Edged(nn.Module):
     """A layer that sees beyond the edge of a picture."""
 
@@ -101,7 +105,7 @@ def wrapped(network: nn.Module, wrap: Wrap) -> Generator[None]:
 
 
 def pad(
-    x: Tensor, left: int, right: int, top: int, bottom: int, wrap: Wrap, edge: Literal["constant", "reflect"] = "constant"
+    x: Tensor, left: int, right: int, top: int, bottom: int, wrap: Wrap, edge: Edge = "constant"
 ) -> Tensor:
     """x with something around it: its other edge along the axes that wrap, zeros or its mirror along the others.
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from marmo.files.pictures import decode_image
 from marmo.models.rrdb import RRDB, RRDBConfig
-from marmo.models.srvgg import SRVGG
+from marmo.models.srvgg import SRVGG, SRVGGConfig
 from marmo.nn.blueprint import blueprint
 from marmo.nn.engine import Wrap, wrapped
 from marmo.pipelines.card import UpscalerCard
@@ -24,8 +24,10 @@ from marmo.pipelines.tiles import Grid, in_tiles
 from marmo.pipelines.tiling import wrap_of
 from marmo.request import MAX_SIDE, Defaults, ImageRequest
 from marmo.weights.keymap import fill
+from marmo.weights.kinds import Slot
 
-TILE, OVERLAP = 192, 16  # pixels of the small picture
+TILE, OVERLAP = 192, 16
+"""Pixels of the small picture."""
 
 USED = frozenset({"model", "init_image", "width", "height", "seed", "num_images", "tiling", "noise_source", "start"})
 """Fields that act, or that every record has."""
@@ -42,13 +44,18 @@ class Upscaler:
     def __init__(self, card: UpscalerCard, device: torch.device, dtype: torch.dtype) -> None:
         self.card, self.device, self.dtype = card, device, dtype
         with blueprint():
-            self.network = RRDB(card.config) if isinstance(card.config, RRDBConfig) else SRVGG(card.config)
+            self.network = enlarger(card.config)
         self.loaded = False
 
     @property
     def scale(self) -> int:
         """Pixels of the result for each of the picture, along each axis."""
         return self.card.config.scale
+
+    @property
+    def networks(self) -> dict[Slot, nn.Module]:
+        """Its one network."""
+        return {"rrdb" if isinstance(self.card.config, RRDBConfig) else "srvgg": self.network}
 
     def load(self) -> None:
         """Read the weights, if they are not read yet."""
@@ -90,14 +97,14 @@ class Upscaler:
 
     def _size(self, request: ImageRequest) -> tuple[int, int]:
         """Width and height of the result; of one that is not given, as the other says."""
-        width, height = _picture_size(request)
+        width, height = picture_size(request)
         if request.width is None and request.height is None:
             return width * self.scale, height * self.scale
         wide = request.width or max(round((request.height or 0) * width / height), 1)
         return wide, request.height or max(round(wide * height / width), 1)
 
     def _pixels(self, request: ImageRequest) -> Tensor:
-        width, height = _picture_size(request)
+        width, height = picture_size(request)
         assert request.init_image is not None, "the request is resolved"
         return to_tensor(decode_image(request.init_image), width, height).to(self.device)
 
@@ -107,8 +114,7 @@ class Upscaler:
 
     def enlarge(self, pixels: Tensor, wrap: Wrap) -> Tensor:
         """B 3 H W in [-1, 1] -> B 3 sH sW in [-1, 1], float32; `ValueError` for weights that give no numbers."""
-        grid = Grid(TILE * TILE, TILE, OVERLAP, inner=1, outer=self.scale)
-        large = in_tiles(self._enlarge_tile, pixels, 3, grid, wrap)
+        large = in_tiles(self._enlarge_tile, pixels, 3, tiling(self.scale), wrap)
         if not bool(torch.isfinite(large).all()):
             name = str(self.dtype).removeprefix("torch.")
             raise ValueError(f"{self.card.name} gives no numbers in {name}; it is damaged or needs dtype float32")
@@ -124,7 +130,17 @@ class Upscaler:
         return large[:, :, : height * self.scale, : width * self.scale].float().clamp(0, 1) * 2 - 1
 
 
-def _picture_size(request: ImageRequest) -> tuple[int, int]:
+def enlarger(config: RRDBConfig | SRVGGConfig) -> RRDB | SRVGG:
+    """The network of a config."""
+    return RRDB(config) if isinstance(config, RRDBConfig) else SRVGG(config)
+
+
+def tiling(scale: int) -> Grid:
+    """The tiles in which pictures are enlarged."""
+    return Grid(TILE * TILE, TILE, OVERLAP, inner=1, outer=scale)
+
+
+def picture_size(request: ImageRequest) -> tuple[int, int]:
     """Width and height of the picture that the request starts from."""
     assert request.init_image is not None, "the request starts from a picture"
     try:

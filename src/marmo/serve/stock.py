@@ -183,7 +183,7 @@ def num_bytes(model: LatentDiffusion) -> int:
     """What the weights take when they are loaded."""
     networks = [network for painter in model.painters for network in painter.networks.values()]
     if model.upscaler is not None:
-        networks.append(model.upscaler.network)
+        networks += model.upscaler.networks.values()
     return sum(weight.numel() for network in networks for weight in network.parameters()) * model.dtype.itemsize
 
 

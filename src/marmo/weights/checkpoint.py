@@ -180,7 +180,7 @@ def _open_folder(path: Path, variant: str | None, opener: Opener) -> Checkpoint:
 
 
 def _kind_of_folder(path: Path) -> Kind:
-    """By the text encoders: SDXL has two, its refiner the second, Stable Diffusion 2 an OpenCLIP; upscalers by the U-Net."""
+    """By the text encoders: SDXL has two, its refiner the second, SD 2 an OpenCLIP.  Upscalers by the U-Net."""
     first, second = (path / SDXL.places[slot].folder for slot in ("text", "text2"))
     if second.is_dir():
         return SDXL if first.is_dir() else SDXL_REFINER

@@ -1,4 +1,4 @@
-"""The latent x2 upscaler elsewhere: the names and config of diffusers' `UNet2DConditionModel` with k-diffusion's blocks.
+"""The latent x2 upscaler elsewhere: diffusers' `UNet2DConditionModel` with k-diffusion's blocks.
 
 diffusers derives from widths what our config says: a level whose input, output and clock are equally wide is taken for
 the coarsest.  So the two coarsest levels must be as wide as the clock, and no others; and only a level that attends may
@@ -175,8 +175,8 @@ def _checked(config: LatentUpscalerConfig) -> LatentUpscalerConfig:
     for level, (width, finer) in enumerate(pairs, 1):
         if width != finer and not config.attends[level]:
             raise ValueError(
-                f"a latent upscaler's level that does not attend is as wide as the next finer one; block_out_channels are "
-                f"{list(channels)} and down_block_types attend at {[at for at, on in enumerate(config.attends) if on]}"
+                "a latent upscaler's level that does not attend is as wide as the next finer one; block_out_channels "
+                f"are {list(channels)}, of which {[at for at, on in enumerate(config.attends) if on]} attend"
             )
     for width in channels:
         if width % config.group_width or width % config.head_width:
