@@ -168,7 +168,7 @@ def located(model: str | Path | None, folders: Sequence[Path] = ()) -> Path:
         return path
     on_hub = hub.hub_name(model)
     if on_hub is not None:
-        return hub.cached(on_hub) or hub.fetch(on_hub)
+        return hub.cached(on_hub) or _fetched(on_hub)
     if shelf.looks_like_path(model):
         return path
     found = shelf.locate(model, folders)
@@ -177,6 +177,14 @@ def located(model: str | Path | None, folders: Sequence[Path] = ()) -> Path:
         hint = f"did you mean {' or '.join(near)}?" if near else "`marmo models` lists the models at hand"
         raise ValueError(f"there is no file, folder or model {model!r}; {hint}")
     return found
+
+
+def _fetched(name: hub.HubName) -> Path:
+    """`owner/name` may also have been meant as a path; then the hub's answer alone would mislead."""
+    try:
+        return hub.fetch(name)
+    except ValueError as error:
+        raise ValueError(f"there is no file or folder {name} here, and as a model of the hub {error}") from None
 
 
 def _default() -> Path:

@@ -104,7 +104,7 @@ def test_what_the_picture_shows_acts_on_the_doubling(both: LatentDiffusion, fold
 
 def test_latents_must_be_the_same(folder: Path, tmp_path: Path):
     other = random_checkpoint(tmp_path / "xl.safetensors", family="sdxl")
-    with pytest.raises(ValueError, match="cannot enlarge what xl.safetensors paints: their latents are not the same"):
+    with pytest.raises(ValueError, match=r"cannot enlarge what xl\.safetensors paints: their latents are not the same"):
         catalog.open_model(other, "cpu", "float32", upscaler=folder)
 
 

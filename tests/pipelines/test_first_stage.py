@@ -145,7 +145,7 @@ def test_encoding_in_tiles_is_near_the_whole(model: LatentDiffusion):
 def test_the_pieces_are_known_beforehand(small: bool, height: int, width: int):
     vae = Plain()
     first_stage.decode(vae, torch.zeros(1, 3, height, width), small=small)
-    assert first_stage.pieces(height, width, small) == (len(vae.sizes), max(vae.sizes))
+    assert pieces(height, width, first_stage.tiling(small)) == (len(vae.sizes), max(vae.sizes))
 
 
 class Moody(Plain):
