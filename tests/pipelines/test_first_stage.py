@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from marmo.models.vae import Moments, VAEConfig
 from marmo.pipelines import first_stage
 from marmo.pipelines.latent import LatentDiffusion
+from marmo.pipelines.tiles import pieces
 
 CONFIG = VAEConfig(channels=(32, 32), latent_channels=3, latent_scale=0.5)  # 2 pixels per latent
 

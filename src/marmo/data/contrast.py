@@ -15,6 +15,7 @@ from marmo.data.corpus import STYLES, Style, corpus
 from marmo.data.dice import Dice
 from marmo.data.scene import Scene, Thing
 from marmo.data.scenes import Sample, caption_dice, pool
+from marmo.data.selection import EVERYTHING, Selection
 from marmo.data.splits import Split, broken_rules
 
 Fact = Literal["concept", "style", "colour", "count", "colours", "places", "relation"]
@@ -35,18 +36,24 @@ class Wrong:
 
 
 def wrong_caption(
-    seed: int, index: int, sample: Sample, split: Split = "train", facts: Sequence[Fact] = FACTS
+    seed: int,
+    index: int,
+    sample: Sample,
+    split: Split = "train",
+    facts: Sequence[Fact] = FACTS,
+    selection: Selection = EVERYTHING,
 ) -> Wrong | None:
     """A caption of sample `index` of `seed` that is wrong by one of `facts`; `None` where the true one tells none.
 
-    A concept is always told.  Where the split holds something out, no wrong caption tells of it either.
+    A concept is always told.  Where the split holds something out, no wrong caption tells of it either, and none of a
+    concept outside the selection.
     """
     dice = Dice(f"{corpus().version}/wrong/{split}/{seed}/{index}")
     left = list(facts)
     while left:
         fact = dice.choice(left)
         left.remove(fact)
-        for changed in _changes(fact, sample, dice, split):
+        for changed in _changes(fact, sample, dice, split, selection):
             if split == "all" or not broken_rules(changed) - broken_rules(sample.scene):
                 text = caption(changed, caption_dice(seed, index, split), split).text
                 if text != sample.caption.text:
@@ -54,7 +61,7 @@ def wrong_caption(
     return None
 
 
-def _changes(fact: Fact, sample: Sample, dice: Dice, split: Split) -> Iterator[Scene]:
+def _changes(fact: Fact, sample: Sample, dice: Dice, split: Split, selection: Selection) -> Iterator[Scene]:
     """The scenes in which only this fact is another, in random order; none where the caption does not tell it."""
     shown, words = sample.scene, sample.caption.words
     coloured = [place for place, thing in enumerate(shown.things) if thing.colour is not None]
@@ -64,7 +71,8 @@ def _changes(fact: Fact, sample: Sample, dice: Dice, split: Split) -> Iterator[S
     match fact:
         case "concept":
             taken = {thing.concept for thing in shown.things}
-            options = [concept.id for concept in pool(shown.kind, thing.is_shape, split) if concept.id not in taken]
+            fitting = pool(shown.kind, thing.is_shape, split, selection)
+            options = [concept.id for concept in fitting if concept.id not in taken]
             return (_altered(shown, number, concept=id) for id in _mixed(options, dice))
         case "style":
             styles: list[Style] = [style for style in STYLES if words.style not in (None, style)]

@@ -9,6 +9,7 @@ import torch
 from marmo.data.atlas import Sprites
 from marmo.data.contrast import wrong_caption
 from marmo.data.scenes import batch
+from marmo.data.selection import EVERYTHING, Selection
 from marmo.data.source import Contrasted
 from marmo.data.splits import Split
 
@@ -22,6 +23,7 @@ def scene_source(
     split: Split = "train",
     device: torch.device | str = "cpu",
     sprites: Sprites | None = None,
+    selection: Selection = EVERYTHING,
 ) -> Callable[[int], Contrasted]:
     """Scene `position` of a seed: its picture of `size` pixels a side, its caption, and one wrong by one fact.
 
@@ -32,11 +34,11 @@ def scene_source(
 
     @lru_cache(maxsize=4)
     def draw(chunk: int) -> Sequence[Contrasted]:
-        drawn = batch(seed, chunk * CHUNK, CHUNK, size, device, split, sprites)
+        drawn = batch(seed, chunk * CHUNK, CHUNK, size, device, split, sprites, selection)
         pictures = drawn.pictures.float() / 127.5 - 1
         rows: list[Contrasted] = []
         for number, sample in enumerate(drawn.samples):
-            wrong = wrong_caption(seed, chunk * CHUNK + number, sample, split)
+            wrong = wrong_caption(seed, chunk * CHUNK + number, sample, split, selection=selection)
             assert wrong is not None, "a concept is always told"
             rows.append((pictures[number], sample.caption.text, wrong.text))
         return rows

@@ -6,6 +6,7 @@
 
 `split="train"` never draws what is held out (see `splits`); `split="heldout_style"` and its like draw nothing else.
 `split="all"` draws everything, for networks that judge pictures; a generator never learns from it.
+A `Selection` draws from fewer concepts or fewer kinds of scenes; without one a scene is what it always was.
 """
 
 from collections.abc import Sequence
@@ -23,15 +24,23 @@ from marmo.data.compose import compose
 from marmo.data.corpus import STYLES, Concept, Style, corpus, shape_concepts
 from marmo.data.dice import Dice
 from marmo.data.scene import Kind, Record, Relation, Scene, Thing, record
+from marmo.data.selection import EVERYTHING, Group, Selection
 from marmo.data.shapes import FILLS
 from marmo.data.splits import HELDOUT_COUNT, Rule, Split, broken_rules, held_out, needs_english
 
-KINDS: dict[str, float] = {"single": 0.45, "pair": 0.25, "count": 0.15, "shape": 0.15}
+KINDS: dict[Group, float] = {"single": 0.45, "pair": 0.25, "count": 0.15, "shape": 0.15}
 SHAPE_KINDS: dict[Kind, float] = {"single": 0.5, "pair": 0.3, "count": 0.2}
 COLOURED = 0.5
 """Of the things that can be recoloured, so many are."""
 
+PROPOSALS = 5_000
+"""Where so many fail, none is right: of 100 concepts one pair in 20 is held out, one drawing in 10."""
+
 HELDOUT_KINDS: dict[Split, Kind] = {"heldout_relation": "pair", "heldout_count": "count"}
+
+
+class NothingToDraw(ValueError):
+    """A split holds nothing of a selection."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +61,24 @@ class Batch:
     samples: Sequence[Sample]
 
 
-def scene(seed: int, index: int, split: Split = "train") -> Scene:
-    """What picture `index` of `seed` shows."""
+def scene(seed: int, index: int, split: Split = "train", selection: Selection = EVERYTHING) -> Scene:
+    """What picture `index` of `seed` shows.
+
+    The removed concepts of `heldout_concept` are the same for every selection, for no selection holds them.  Raises
+    `NothingToDraw` where a split holds nothing of a selection.
+    """
     dice = _dice(seed, index, split)
-    kind, from_shapes = _kind(dice, split)
-    while True:
-        proposed = _propose(dice, kind, from_shapes, split)
+    kind, from_shapes = _kind(dice, split, selection.kinds)
+    for _ in range(PROPOSALS):
+        proposed = _propose(dice, kind, from_shapes, split, selection)
         if _belongs(proposed, split):
             return proposed
+    raise NothingToDraw(f"nothing of the {split} split is in the selection of concepts; choose more")
 
 
-def sample(seed: int, index: int, split: Split = "train") -> Sample:
+def sample(seed: int, index: int, split: Split = "train", selection: Selection = EVERYTHING) -> Sample:
     """The scene, a caption in one of the forms, and the truth."""
-    shown = scene(seed, index, split)
+    shown = scene(seed, index, split, selection)
     if split == "train":
         assert not broken_rules(shown), f"training scene {seed}/{index} is held out"
     return Sample(shown, caption(shown, caption_dice(seed, index, split), split), record(shown))
@@ -88,9 +102,10 @@ def batch(
     device: torch.device | str = "cpu",
     split: Split = "train",
     sprites: Sprites | None = None,
+    selection: Selection = EVERYTHING,
 ) -> Batch:
     """Samples start ... start + count - 1, drawn together; `sprites` are by default the atlas on `device`."""
-    samples = [sample(seed, index, split) for index in range(start, start + count)]
+    samples = [sample(seed, index, split, selection) for index in range(start, start + count)]
     chosen = atlas(torch.device(device)) if sprites is None else sprites
     return Batch(compose([sample.scene for sample in samples], size, chosen), samples)
 
@@ -127,13 +142,13 @@ def _rule(split: Split) -> Rule:
             raise AssertionError(split)
 
 
-def _kind(dice: Dice, split: Split) -> tuple[Kind, bool]:
+def _kind(dice: Dice, split: Split, kinds: frozenset[Group]) -> tuple[Kind, bool]:
     """The kind, and whether shapes take part; held-out things stand alone, where nothing else can go wrong."""
     if split in HELDOUT_KINDS:
         return HELDOUT_KINDS[split], False
     if split not in ("train", "all"):
         return "single", False
-    kind = dice.weighted(KINDS)
+    kind = dice.weighted({group: weight for group, weight in KINDS.items() if group in kinds})
     match kind:
         case "shape":
             return dice.weighted(SHAPE_KINDS), True
@@ -145,19 +160,20 @@ def _kind(dice: Dice, split: Split) -> tuple[Kind, bool]:
             return "single", False
 
 
-def _propose(dice: Dice, kind: Kind, from_shapes: bool, split: Split) -> Scene:
+def _propose(dice: Dice, kind: Kind, from_shapes: bool, split: Split, selection: Selection) -> Scene:
     style = None if from_shapes else dice.choice(STYLES)
+    concepts = pool(kind, from_shapes, split, selection)
     relation: Relation | None = None
     match kind:
         case "single":
-            things = (layout.alone(_thing(dice, pool(kind, from_shapes, split), style, split), dice),)
+            things = (layout.alone(_thing(dice, concepts, style, split), dice),)
         case "pair":
-            first, second = _two(dice, pool(kind, from_shapes, split), style, split)
+            first, second = _two(dice, concepts, style, split)
             relation = "left" if dice.chance(0.5) else "above"
             things = layout.two(first, second, relation, dice)
         case "count":
             number = HELDOUT_COUNT if split == "heldout_count" else 1 + int(dice.uniform(0, 6))
-            things = layout.several(_thing(dice, pool(kind, from_shapes, split), style, split), number, dice)
+            things = layout.several(_thing(dice, concepts, style, split), number, dice)
     background = backgrounds.pick(dice, tuple(_tone(thing) for thing in things))
     return Scene(kind, things, background, relation)
 
@@ -189,8 +205,10 @@ def _colours(concept: str, split: Split) -> Sequence[str]:
 
 
 @cache
-def pool(kind: Kind, from_shapes: bool, split: Split = "train") -> tuple[Concept, ...]:
-    """The concepts that can stand in such a scene."""
+def pool(
+    kind: Kind, from_shapes: bool, split: Split = "train", selection: Selection = EVERYTHING
+) -> tuple[Concept, ...]:
+    """The concepts that can stand in such a scene; `NothingToDraw` where there are too few for one."""
     concepts, held = (shape_concepts() if from_shapes else corpus().concepts), held_out()
     match split:
         case "all":
@@ -205,9 +223,14 @@ def pool(kind: Kind, from_shapes: bool, split: Split = "train") -> tuple[Concept
             concepts = [c for c in concepts if c.id in held.removed]
         case _:
             concepts = [c for c in concepts if c.id not in held.removed | held.near]
+    if not from_shapes and split != "heldout_concept":
+        concepts = [c for c in concepts if selection.holds(c.id)]
     if kind == "count":
         concepts = [c for c in concepts if c.is_countable]
-    return tuple(c for c in concepts if kind == "single" or not c.is_alone)
+    found = tuple(c for c in concepts if kind == "single" or not c.is_alone)
+    if len(found) < (2 if kind == "pair" else 1):
+        raise NothingToDraw(f"the selection has too few concepts for a {kind} scene of the {split} split; choose more")
+    return found
 
 
 def _tone(thing: Thing) -> Lab:

@@ -16,7 +16,7 @@ from marmo.models.rrdb import RRDBConfig
 from marmo.models.vae import VAE
 from marmo.nn.blueprint import blueprint
 from marmo.nn.rehearsal import Work, rehearsal
-from marmo.pipelines.card import Card, LatentCard, UpscalerCard
+from marmo.pipelines.card import LatentCard, UpscalerCard
 from marmo.pipelines.denoisers import denoiser
 from marmo.pipelines.doubler import doubling
 from marmo.pipelines.first_stage import tiling
@@ -62,7 +62,7 @@ def expected_memory(
     request: ImageRequest,
     dtype: torch.dtype,
     mode: Mode = "full",
-    upscaler: Card | None = None,
+    upscaler: LatentCard | UpscalerCard | None = None,
 ) -> int:
     """Bytes at the peak of painting a resolved request, the program itself included; on the device alone if it is not
     the CPU, without the program.
@@ -83,7 +83,7 @@ def expected_memory(
 
 
 def between(
-    upscaler: Card, card: LatentCard, request: ImageRequest, dtype: torch.dtype, thrift: Thrift
+    upscaler: LatentCard | UpscalerCard, card: LatentCard, request: ImageRequest, dtype: torch.dtype, thrift: Thrift
 ) -> Sequence[Need]:
     """Of a model that enlarges what the first pass of a resolved request has painted."""
     height, width = latent_size(card, request)
@@ -172,7 +172,7 @@ def latent_size(card: LatentCard, request: ImageRequest) -> tuple[int, int]:
 
 def _rearranged(network: torch.nn.Module) -> int:
     """oneDNN takes a kernel in an order of its own; the copies live as long as the operation."""
-    return 2 * max(weight.nbytes for weight in network.parameters())
+    return 2 * max((weight.nbytes for weight in network.parameters()), default=0)
 
 
 def _weights(card: LatentCard, slot: Slot, dtype: torch.dtype) -> int:

@@ -6,7 +6,7 @@ rest from their rates.  No weight is read and no step is painted.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -54,16 +54,14 @@ def forecast(model: LatentDiffusion | Upscaler, request: ImageRequest) -> Foreca
     whole = model.resolve(request)
     if isinstance(model, Upscaler):
         width, height = picture_size(whole)
-        need = enlarging(model.card, height, width, 1, model.dtype)
-        return Forecast(PROCESS_BYTES + need.both, _seconds(need.calls, model.device, model.dtype))
-    calls = Counter[Work]()
-    for need in stations(model, whole):
-        calls += need.calls
+        needs = [enlarging(one.card, height, width, 1, model.dtype) for one in model.models]
+        weights, work = sum(need.weights for need in needs), max(need.work for need in needs)
+        return Forecast(PROCESS_BYTES + weights + work, _seconds(_together(needs), model.device, model.dtype))
     mode = model.residence.mode
     cards = [painter.card for painter in model.painters[: 2 if whole.refiner.model else 1]]
     upscaler = model.upscaler.card if model.upscaler is not None and whole.hires.model else None
     memory = expected_memory(cards, whole, model.dtype, mode, upscaler)
-    return Forecast(memory, _seconds(calls, model.device, model.dtype))
+    return Forecast(memory, _seconds(_together(stations(model, whole)), model.device, model.dtype))
 
 
 def stations(model: LatentDiffusion, whole: ImageRequest) -> Iterator[Need]:
@@ -87,6 +85,14 @@ def stations(model: LatentDiffusion, whole: ImageRequest) -> Iterator[Need]:
         yield denoising(card, second, dtype, thrift)
     if paints or not through_pixels:
         yield decoding(card, second, dtype, thrift)
+
+
+def _together(needs: Iterable[Need]) -> Counter[Work]:
+    """All calls; `sum` of counters would begin with a number."""
+    calls = Counter[Work]()
+    for need in needs:
+        calls += need.calls
+    return calls
 
 
 def _seen_size(card: LatentCard, whole: ImageRequest) -> tuple[int, int]:

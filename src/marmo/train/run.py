@@ -49,7 +49,10 @@ from marmo.weights.store import from_state, write
 
 Item = TypeVar("Item")
 
-FREE = frozenset({"folder", "device", "workers", "keep", "images", "log_images", "save_images", "sample_images"})
+FREE = frozenset(
+    {"folder", "device", "workers", "keep", "images", "log_images", "save_images", "sample_images"}
+    | {"validate_images", "snapshot_images", "prompts", "guidance_scale", "steps"}
+)
 """What of a config may differ when a run resumes: where it lies, what it shows, how long it goes."""
 
 

@@ -16,6 +16,7 @@ from marmo.models.clip_text import ClipText, ClipTextConfig
 from marmo.models.dinov2 import DinoV2, DinoV2Config
 from marmo.models.inception import Inception, InceptionConfig
 from marmo.models.latent_upscaler import LatentUpscaler, LatentUpscalerConfig
+from marmo.models.pixel_unet import PixelUNet, PixelUNetConfig
 from marmo.models.rrdb import RRDB, RRDBConfig
 from marmo.models.srvgg import SRVGG, SRVGGConfig
 from marmo.models.tiny_decoder import TinyDecoder, TinyDecoderConfig
@@ -29,6 +30,7 @@ from marmo.weights.maps import (
     dinov2,
     inception,
     latent_upscaler,
+    pixel_unet,
     rrdb,
     srvgg,
     tiny_decoder,
@@ -38,12 +40,23 @@ from marmo.weights.maps import (
 from marmo.weights.store import TensorInfo
 
 Network = Literal[
-    "text", "unet", "latent_upscaler", "vae", "clip", "tiny_decoder", "inception", "dinov2", "rrdb", "srvgg"
+    "text",
+    "unet",
+    "latent_upscaler",
+    "pixel_unet",
+    "vae",
+    "clip",
+    "tiny_decoder",
+    "inception",
+    "dinov2",
+    "rrdb",
+    "srvgg",
 ]
 NetworkConfig = (
     ClipTextConfig
     | UNetConfig
     | LatentUpscalerConfig
+    | PixelUNetConfig
     | VAEConfig
     | ClipConfig
     | TinyDecoderConfig
@@ -82,6 +95,14 @@ FORMS = (
         marks=("input_blocks.0.0.weight",),
         rules=unet.compvis,
         config=unet.config_from_compvis,
+    ),
+    Form(
+        network="pixel_unet",
+        family="diffusers",
+        marks=("mid_block.attentions.0.to_q.weight", "mid_block.attentions.0.query.weight"),
+        rules=pixel_unet.diffusers,
+        from_json=pixel_unet.config_from_json,
+        to_json=pixel_unet.config_to_json,
     ),
     Form(
         network="unet",
@@ -232,7 +253,9 @@ def written(network: Network, family: Family) -> Form:
     """The form in which a network is written; `ValueError` where that family cannot hold it."""
     form = next((form for form in FORMS if (form.network, form.family) == (network, family)), None)
     if form is None:
-        raise ValueError(f"a {network} cannot be written as a single file; give a name without dot for a folder")
+        raise ValueError(
+            f"a {network} has no names of its authors' for a single file; give a folder, a name without dot"
+        )
     if family == "diffusers" and form.to_json is None:
         raise ValueError(f"a {network} cannot be written as a diffusers folder; give a name that ends in .safetensors")
     return form
@@ -253,6 +276,8 @@ def _make(config: NetworkConfig) -> nn.Module:
             return UNet(config)
         case LatentUpscalerConfig():
             return LatentUpscaler(config)
+        case PixelUNetConfig():
+            return PixelUNet(config)
         case VAEConfig():
             return VAE(config)
         case ClipConfig():

@@ -9,6 +9,17 @@ from marmo.diffusion.noise import STABLE_DIFFUSION, Betas
 TARGETS: Mapping[str, Target] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "original_sample": "x0"}
 """diffusers' names -> ours."""
 MAX_LEVELS = 10_000
+DDPM_SCHEDULER: Mapping[str, object] = {
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "num_train_timesteps": 1000,
+    "clip_sample": True,
+    "clip_sample_range": 1.0,
+    "prediction_type": "epsilon",
+    "variance_type": "fixed_small",
+}
+"""What diffusers' DDPMScheduler has where its file says nothing."""
 
 
 def target_from_json(scheduler: Mapping[str, object]) -> Target:
@@ -35,6 +46,24 @@ def betas_from_json(scheduler: Mapping[str, object]) -> Betas:
             return Betas(kind="cosine", start=0.0, end=0.999, num_levels=levels, zero_snr=zero_snr)
         case _:
             raise ValueError(f"scheduler_config.json describes unknown noise levels: {dict(scheduler)}")
+
+
+def ddpm_to_json(betas: Betas) -> dict[str, object]:
+    """The DDPMScheduler that paints with a network trained on these noise levels to predict eps."""
+    kinds = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
+    ends = {} if betas.kind == "cosine" else {"beta_start": betas.start, "beta_end": betas.end}
+    levels = {"beta_schedule": kinds[betas.kind], "num_train_timesteps": betas.num_levels}
+    return {"_class_name": "DDPMScheduler", **DDPM_SCHEDULER, **ends, **levels}
+
+
+def bound_from_json(scheduler: Mapping[str, object]) -> float | None:
+    """What x0 is clipped to at every step, if it is; DDPM's schedulers do unless they say otherwise."""
+    if not scheduler.get("clip_sample", True):
+        return None
+    bound = scheduler.get("clip_sample_range", 1.0)
+    if not isinstance(bound, int | float) or not 0 < bound <= 1000:
+        raise ValueError(f"clip_sample_range is {bound!r}; it must be a number above 0 and at most 1000")
+    return float(bound)
 
 
 def _given(values: object, zero_snr: bool) -> Betas:
