@@ -110,8 +110,8 @@ def _enlarging(path: str | Path) -> UpscalerCard | LatentCard:
     checkpoint = open_checkpoint(located(path))
     if checkpoint.kind is not SD_X2:
         raise ValueError(
-            f"{path} is no upscaler for a second pass; Marmo knows those of ESRGAN's and Real-ESRGAN's kind, the latent "
-            "x2 upscaler, and lanczos"
+            f"{path} is no upscaler for a second pass; Marmo knows those of ESRGAN's and Real-ESRGAN's kind, the "
+            "latent x2 upscaler, and lanczos"
         )
     return latent_card(checkpoint)
 

@@ -23,6 +23,7 @@ from marmo.request import ImageRequest
 if TYPE_CHECKING:  # help shall not wait for torch
     from marmo.pipelines.events import Result
     from marmo.pipelines.latent import LatentDiffusion
+    from marmo.pipelines.pixel_diffusion import PixelDiffusion
     from marmo.pipelines.upscaler import Upscaler
 
 OLD_HASH_LENGTH = 8
@@ -129,7 +130,7 @@ class Replay:
         sentences += [f"note: {note}" for note in result.notes]
         return Replayed(result.images[0], result.records[0], sentences)
 
-    def _painted(self, model: "LatentDiffusion | Upscaler", request: ImageRequest) -> "Result":
+    def _painted(self, model: "LatentDiffusion | PixelDiffusion | Upscaler", request: ImageRequest) -> "Result":
         """Painted; where memory runs out, a sentence says what to change."""
         from marmo.pipelines.advice import explaining
         from marmo.pipelines.latent import LatentDiffusion

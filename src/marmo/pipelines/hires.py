@@ -98,9 +98,9 @@ class Enlarging:
         if rule is not None:
             return enlarge_latents(latents, *shape[1:], rule, wrap)
         if isinstance(self._named, Doubler):
-            larger = yield from self._named.double(latents, self.walk.request, source)
-            same = larger.shape[1:] == shape
-            return larger if same else enlarge_latents(larger, *shape[1:], SMOOTH, wrap)
+            doubled = yield from self._named.double(latents, self.walk.request, source)
+            same = doubled.shape[1:] == shape
+            return doubled if same else enlarge_latents(doubled, *shape[1:], SMOOTH, wrap)
         draws = torch.split(source.normal(shape).to(latents.device), 1)
         decoded = [Decode(self.painter, row, wrap) for row in torch.split(latents, 1)]
         yield from decoded

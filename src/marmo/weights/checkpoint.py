@@ -213,7 +213,7 @@ def _kind_of_folder(path: Path) -> Kind:
     if second.is_dir():
         return SDXL if first.is_dir() else SDXL_REFINER
     config, unet = first / "config.json", path / "unet" / "config.json"
-    said = _read_json(unet) if unet.is_file() else {}
+    said: Json = _read_json(unet) if unet.is_file() else {}
     if is_latent_upscaler(said):
         return SD_X2
     if said.get("num_class_embeds") is not None:
