@@ -74,14 +74,18 @@ def enlargers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def assert_reckoned(model: LatentDiffusion, wanted: ImageRequest) -> None:
-    """What is reckoned is what torch counts while it is painted, but for the texts, which are not reckoned."""
-    expected = sum(
-        work.flops * times for need in stations(model, model.resolve(wanted)) for work, times in need.calls.items()
-    )
+    """What is reckoned is what torch counts while it is painted, but for the texts, which are not reckoned.
+
+    Convolutions and products alone: torch counts no attention on the CPU.
+    """
+    calls = [one for need in stations(model, model.resolve(wanted)) for one in need.calls.items()]
+    expected = sum(work.flops * times for work, times in calls if work.kind != "attention")
     model.load()
     with FlopCounterMode(display=False) as counter:
         model.generate(wanted)
-    assert counter.get_total_flops() == pytest.approx(expected, rel=0.1)
+    counted = counter.get_flop_counts()["Global"]
+    products = (torch.ops.aten.convolution, torch.ops.aten.addmm, torch.ops.aten.mm)
+    assert sum(counted.get(operation, 0) for operation in products) == pytest.approx(expected, rel=0.1)
 
 
 @pytest.mark.long
@@ -115,4 +119,4 @@ def test_an_upscaler_is_reckoned_by_its_tiles(enlargers: dict[str, Path]):
     model = catalog.open_for(ImageRequest(model=str(enlargers["esrgan"])), "cpu", "float32")
     small, large = (forecast(model, ImageRequest(init_image=picture(side, side))) for side in (100, 400))
     assert 0 < small.seconds < large.seconds and small.memory < large.memory
-    assert all(weight.device.type == "meta" for weight in model.networks["rrdb"].parameters())
+    assert all(weight.device.type == "meta" for weight in model.networks["upscaler"].parameters())
