@@ -14,7 +14,7 @@ from marmo.models.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from marmo.nn.blueprint import blueprint
 from marmo.nn.device import choose_device, choose_dtype
 from marmo.pipelines.advice import choose_mode
-from marmo.pipelines.card import LANCZOS, LatentCard, UpscalerCard
+from marmo.pipelines.card import LANCZOS, LatentCard, PixelCard, UpscalerCard
 from marmo.pipelines.doubler import Doubler
 from marmo.pipelines.latent import LatentDiffusion
 from marmo.pipelines.modes import Choice
@@ -118,8 +118,16 @@ def _enlarging(path: str | Path) -> UpscalerCard | LatentCard:
 
 def find_upscaler(model: str | Path) -> UpscalerCard | None:
     """The card of a model that only enlarges, or of `lanczos`; None of another model."""
-    path = located(model)
-    return LANCZOS if path == LANCZOS.path else upscaler_card(open_checkpoint(path))
+    card = _other_card(located(model))
+    return card if isinstance(card, UpscalerCard) else None
+
+
+def _other_card(path: Path) -> UpscalerCard | PixelCard | None:
+    """The card of a model that does not paint from words."""
+    if path == LANCZOS.path:
+        return LANCZOS
+    checkpoint = open_checkpoint(path)
+    return upscaler_card(checkpoint) or pixel_card(checkpoint)
 
 
 def open_for(
@@ -127,13 +135,12 @@ def open_for(
 ) -> LatentDiffusion | PixelDiffusion | Upscaler:
     """The models that a request asks for, read as it says."""
     if request.model is not None:
-        card = find_upscaler(request.model)
-        if card is not None:
+        card = _other_card(located(request.model))
+        if isinstance(card, UpscalerCard):
             return open_enlarging(card, request, device, dtype)
-        painting = pixel_card(open_checkpoint(located(request.model)))
-        if painting is not None:
+        if card is not None:
             place = choose_device(device)
-            return PixelDiffusion(painting, place, choose_dtype(dtype, place))
+            return PixelDiffusion(card, place, choose_dtype(dtype, place))
     return open_model(
         request.model,
         device,

@@ -154,7 +154,7 @@ class Upscaler:
         size = request.upscale.size(picture_size(request), request.width, request.height, self.scale)
         if max(size) > MAX_SIDE:
             raise ValueError(f"the picture would become {size[0]} x {size[1]}; a side has at most {MAX_SIDE} pixels")
-        upscale = request.upscale.model_copy(update={"scale": None, "crop": True})
+        upscale = request.upscale.model_copy(update={"scale": None, "cover": False})
         return request.model_copy(update={"width": size[0], "height": size[1], "upscale": upscale})
 
     def _pixels(self, request: ImageRequest) -> Tensor:
