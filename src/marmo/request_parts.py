@@ -186,9 +186,11 @@ class Hires(Schema):
         default=None, ge=8, le=MAX_SIDE, description="Pixels, instead of a scale; what stands out is cut off"
     )
     upscaler: Annotated[Enlarger, nearest(get_args(Enlarger))] | None = Field(
-        default=None, description="What enlarges: latents, pixels, or a model of ESRGAN's kind"
+        default=None, description="What enlarges: a rule for latents, one for pixels, or a model"
     )
-    model: str | None = Field(default=None, max_length=4096, description="A checkpoint file of ESRGAN's kind")
+    model: str | None = Field(
+        default=None, max_length=4096, description="A checkpoint file of ESRGAN's kind, or a latent upscaler's folder"
+    )
     steps: int | None = Field(default=None, ge=1, le=1000, description="Of the second pass, by default as in the first")
     strength: float | None = Field(
         default=None, ge=0, le=1, description="How far to leave the enlarged picture: 0 keeps it; by default 0.7"
@@ -237,7 +239,7 @@ class Hires(Schema):
                 f"hires makes {wide} x {high} of {width} x {height}; no side may shrink or pass {MAX_SIDE}"
             )
         if (self.upscaler == "model") != (self.model is not None):
-            raise ValueError("hires.upscaler model needs a hires.model, a file of ESRGAN's kind, and no other does")
+            raise ValueError("hires.upscaler model needs a hires.model, and no other does")
 
 
 class Upscale(Schema):

@@ -216,6 +216,6 @@ def test_the_command_and_its_replay(tmp_path: Path, capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit, match="0"):
         main(["replay", str(large), "--init-image", str(picture)])
     assert "identical" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="2"):
-        main(["generate", "", "--model", str(model), "--init-image", str(picture), "--estimate"])
-    assert "--estimate is for models that paint" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="0"):
+        main(["upscale", str(picture), "--model", str(model), "--estimate"])
+    assert "GiB of memory and" in capsys.readouterr().out
