@@ -6,7 +6,7 @@ from typing import TypeGuard
 from marmo.diffusion.denoiser import Target
 from marmo.diffusion.noise import STABLE_DIFFUSION, Betas
 
-TARGETS: Mapping[str, Target] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
+TARGETS: Mapping[str, Target] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "original_sample": "x0"}
 """diffusers' names -> ours."""
 MAX_LEVELS = 10_000
 DDPM_SCHEDULER: Mapping[str, object] = {
