@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.checkpoint import SIZES, FamilyName, random_checkpoint
+from benchmarks.checkpoint import SIZES, TOY_DEFAULTS, FamilyName, random_checkpoint
 from marmo.models.clip import ClipConfig
 from marmo.models.clip_resnet import ClipResNetConfig
 from marmo.models.clip_text import ClipTextConfig
@@ -239,6 +239,10 @@ def test_other_kinds_go_to_a_folder_and_back(tmp_path: Path, family: FamilyName)
     folder = open_checkpoint(tmp_path / "folder")
     assert folder.kind == open_checkpoint(path).kind
     said = json.loads((tmp_path / "folder" / "unet" / "config.json").read_text())
+    assert said["sample_size"] == TOY_DEFAULTS.width // 8  # the model's own
+    silent = replace(open_checkpoint(path), metadata={})
+    write_folder(silent, tmp_path / "silent")
+    said = json.loads((tmp_path / "silent" / "unet" / "config.json").read_text())
     assert said["sample_size"] == {"sd2": 64, "sdxl": 128, "sdxl-refiner": 128}[family]
     write_single_file(folder, tmp_path / "back.safetensors")
     write_folder(open_checkpoint(tmp_path / "back.safetensors"), tmp_path / "again")

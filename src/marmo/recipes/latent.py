@@ -30,7 +30,7 @@ from marmo.data.selection import CONCEPTS_FILE, EASY, Selection, listed, read_co
 from marmo.data.source import Source
 from marmo.data.splits import Split
 from marmo.diffusion.denoiser import Network, Parametrisation
-from marmo.diffusion.noise import COSINE, DDPM, STABLE_DIFFUSION, Betas, NoiseTable
+from marmo.diffusion.noise import COSINE, DDPM, FLOW, STABLE_DIFFUSION, Betas, NoiseTable
 from marmo.diffusion.training import Lesson
 from marmo.models.clip_text import ClipText
 from marmo.models.unet import SpatialTransformer, UNet, UNetConfig
@@ -294,12 +294,20 @@ def build(config: Config, parts: Parts) -> Student:
 def training(config: Config) -> Training:
     """What is learnt over which noise: what is given, else that of the model to begin with, else SD 1's."""
     usual = Training("eps", STABLE_DIFFUSION) if config.from_ is None else training_of(config.from_)
+    target = config.target or usual.target
+    if target == "flow":
+        return _flow(config)
     betas = usual.betas if config.noise is None else NOISES[config.noise]
     zero_snr = usual.betas.zero_snr if config.zero_snr is None else config.zero_snr
-    target = config.target or usual.target
     if target == "eps" and zero_snr:
         raise ValueError("in pure noise (zero terminal SNR) no eps can be seen; give --target v")
     return Training(target, replace(betas, zero_snr=zero_snr))
+
+
+def _flow(config: Config) -> Training:
+    if config.noise is not None or config.zero_snr:
+        raise ValueError("a flow has noise levels of its own, up to pure noise: leave out --noise and --zero-snr")
+    return Training("flow", FLOW)
 
 
 def loss(output: Tensor, wanted: Lesson) -> Tensor:

@@ -4,11 +4,18 @@ from collections.abc import Mapping, Sequence
 from typing import TypeGuard
 
 from marmo.diffusion.denoiser import Target
-from marmo.diffusion.noise import STABLE_DIFFUSION, Betas
+from marmo.diffusion.noise import FLOW, STABLE_DIFFUSION, Betas
 
-TARGETS: Mapping[str, Target] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
+TARGETS: Mapping[str, Target] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
 """diffusers' names -> ours."""
 MAX_LEVELS = 10_000
+_FLOW: Mapping[str, object] = {
+    "_class_name": "DPMSolverMultistepScheduler",
+    "flow_shift": 1.0,
+    "prediction_type": "flow_prediction",
+    "use_flow_sigmas": True,
+}
+"""diffusers' schedulers for flows alone do not work in its pipelines for Stable Diffusion."""
 
 
 def target_from_json(scheduler: Mapping[str, object]) -> Target:
@@ -21,6 +28,8 @@ def target_from_json(scheduler: Mapping[str, object]) -> Target:
 
 def betas_from_json(scheduler: Mapping[str, object]) -> Betas:
     """The noise levels; Stable Diffusion's where nothing is said."""
+    if scheduler.get("prediction_type") == "flow_prediction":
+        return FLOW
     zero_snr = bool(scheduler.get("rescale_betas_zero_snr"))
     if scheduler.get("trained_betas") is not None:
         return _given(scheduler["trained_betas"], zero_snr)
@@ -38,10 +47,12 @@ def betas_from_json(scheduler: Mapping[str, object]) -> Betas:
 
 
 def scheduler_to_json(target: Target, betas: Betas) -> dict[str, object]:
-    """The inverse of both, for diffusers' DDIM; `ValueError` for a target that it cannot have."""
+    """The inverse of both: diffusers' DDIM, or for a flow its DPM-Solver; `ValueError` for a target of neither."""
     names = {ours: theirs for theirs, ours in TARGETS.items()}
     if target not in names:
         raise ValueError(f"no scheduler_config.json can say that a network predicts {target}; only {', '.join(names)}")
+    if target == "flow":
+        return {**_FLOW, "num_train_timesteps": betas.num_levels}
     kinds = {"cosine": "squaredcos_cap_v2", "given": "linear"}
     ends = {} if betas.kind == "cosine" else {"beta_start": betas.start, "beta_end": betas.end}
     return {
