@@ -24,8 +24,8 @@ class Betas:
     """The variances that a model's training added, level by level.
 
     scaled_linear is linear in the root (Stable Diffusion), linear is Ho et al. 2020, cosine is Nichol and Dhariwal
-    2021, equation 17, which has no start and caps the variance at `end`; given is `table`, of `num_levels` numbers; flow
-    has even times t of (1 - t) x0 + t noise from `start` to `end` (Liu et al. 2022).
+    2021, equation 17, which has no start and caps the variance at `end`; given is `table`, of `num_levels` numbers.
+    A flow has even times t of (1 - t) x0 + t noise, from `start` to `end` (Liu et al. 2022).
     With `zero_snr` nothing of the picture is left at the last level (Lin et al. 2023, algorithm 1).
     """
 

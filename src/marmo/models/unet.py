@@ -49,6 +49,11 @@ class UNetConfig:
         return bool(self.prompt_alone) and self.prompt_alone[level]
 
     @property
+    def factor(self) -> int:
+        """Pixels of the finest level per pixel of the coarsest, along each axis."""
+        return 2 ** (len(self.channels) - 1)
+
+    @property
     def time_width(self) -> int:
         """Of the time embedding."""
         return 4 * self.channels[0]
