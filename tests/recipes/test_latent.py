@@ -38,12 +38,12 @@ def rows(folder: Path) -> list[dict[str, float]]:
 @pytest.mark.long
 @pytest.mark.parametrize("text_lr", [0.0, 0.3])
 def test_resumed_is_unbroken(tmp_path: Path, parts: tuple[Path, Path], text_lr: float):
-    knobs = {"text_lr": text_lr, "accumulate": 2, "window": 64, "repeats": 1, "save_images": 80}
-    main(small(tmp_path / "straight", parts, images=144, **knobs), shape, shape)
-    main(small(tmp_path / "broken", parts, images=80, **knobs), shape, shape)
-    main(small(tmp_path / "broken", parts, images=144, **knobs), shape, shape)
+    knobs = {"text_lr": text_lr, "accumulate": 2, "window": 64, "repeats": 1, "save_images": 48}
+    main(small(tmp_path / "straight", parts, images=96, **knobs), shape, shape)
+    main(small(tmp_path / "broken", parts, images=48, **knobs), shape, shape)
+    main(small(tmp_path / "broken", parts, images=96, **knobs), shape, shape)
     for name in ("model", "model-optimizer", "model-average-power-0.1"):
-        one, two = (tmp_path / run / f"checkpoints/000000000144/{name}.safetensors" for run in ("straight", "broken"))
+        one, two = (tmp_path / run / f"checkpoints/000000000096/{name}.safetensors" for run in ("straight", "broken"))
         assert one.read_bytes() == two.read_bytes(), name
     drop = [{key: value for key, value in row.items() if key != "time"} for row in rows(tmp_path / "straight")]
     assert [{key: value for key, value in row.items() if key != "time"} for row in rows(tmp_path / "broken")] == drop
@@ -152,7 +152,7 @@ def result(config: Config) -> bytes:
 @pytest.mark.long
 def test_every_knob_acts(tmp_path: Path, parts: tuple[Path, Path]):
     assert ACTS.keys() | ELSEWHERE == {field.name for field in fields(Config)}
-    usual = {"images": 24, "save_images": 24, "validate_images": 0, "prompts": ("a",), "steps": 1}
+    usual = {"images": 16, "save_images": 16, "validate_images": 0, "prompts": ("a",), "steps": 1}
     seen = {"usual": result(small(tmp_path / "usual", parts, **usual))}
     for knob, value in ACTS.items():
         seen[knob] = result(small(tmp_path / knob, parts, **(usual | WITH.get(knob, {}) | {knob: value})))

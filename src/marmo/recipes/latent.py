@@ -330,7 +330,7 @@ def main(config: Config, source: Source | None = None, held: Source | None = Non
     with start(config) as run:
         parts, taught = found(config.from_, config.vae, config.clip), training(config)
         parts.vae.to(run.device), parts.text.to(run.device)
-        model = _laid_out(build(config, parts).to(run.device))
+        model = laid_out(build(config, parts).to(run.device))
         averages = _averages(config, model)
         best = next(iter(averages.values())).model if averages else model
         assert isinstance(best, Student)
@@ -384,7 +384,7 @@ def _zero(layer: nn.Conv2d | nn.Linear) -> None:
     nn.init.zeros_(layer.bias)
 
 
-def _laid_out(model: Student) -> Student:
+def laid_out(model: Student) -> Student:
     """Convolutions with their channels last, which processors of both kinds prefer."""
     for parameter in model.parameters():
         if parameter.ndim == 4:
