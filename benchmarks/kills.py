@@ -5,7 +5,7 @@
 `marmo serve --invariant` with the untrained stand-in, four clients that submit and try again what was not
 acknowledged, and every few moments kill -9 for the server or for its worker, also while they come up.  At the end:
 
-- every acknowledged job is there, once, and is painted (or quarantined, if three kills in a row met it),
+- every acknowledged job is there, once, and is painted (or quarantined, if three kills of the worker met it),
 - every picture has the bytes that a server without kills paints,
 - the journal is whole, every file is what its name says, and nothing is left over.
 

@@ -178,14 +178,15 @@ async def _ready(port: int) -> None:
 
 
 async def _delivered(connection: Connection) -> int:
-    return int(await _number(connection, "marmo_jobs_succeeded_total"))
+    return int(await number(connection, "marmo_jobs_succeeded_total"))
 
 
 async def _waiting(connection: Connection) -> int:
-    return int(await _number(connection, "marmo_jobs_waiting"))
+    return int(await number(connection, "marmo_jobs_waiting"))
 
 
-async def _number(connection: Connection, name: str) -> float:
+async def number(connection: Connection, name: str) -> float:
+    """A counter or gauge of the server."""
     lines = (await connection.ask("GET", "/metrics")).value.decode().splitlines()
     return next(float(line.split()[1]) for line in lines if line.startswith(name + " "))
 

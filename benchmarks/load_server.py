@@ -16,6 +16,7 @@ from fastapi import APIRouter
 from marmo.request import ImageRequest
 from marmo.serve.app import create_app
 from marmo.serve.context import Context, Dialect
+from marmo.serve.dialects.offered import dialects
 from marmo.serve.engine import LocalEngine
 from marmo.serve.jobs import Jobs, Limits
 from marmo.serve.logs import Log
@@ -25,6 +26,7 @@ from marmo.serve.server import listen, raise_file_limit, run
 from marmo.serve.settings import Patience, Settings
 
 router = APIRouter()
+ECHO = Dialect("echo", "/echo", router, native)
 
 
 @router.post("/echo", status_code=202)
@@ -41,7 +43,7 @@ def main(model: str, folder: str, waiting: str) -> None:
     context = Context(jobs=jobs, settings=Settings(patience=Patience(drain=1.0)), log=Log(None))
     with listen("127.0.0.1", 0) as listener:
         print(listener.getsockname()[1], os.getpid(), flush=True)
-        asyncio.run(run(create_app(context, [Dialect("echo", "/echo", router, native)]), context, listener))
+        asyncio.run(run(create_app(context, [*dialects(), ECHO]), context, listener))
 
 
 if __name__ == "__main__":

@@ -9,17 +9,19 @@ from pydantic import ValidationError
 from marmo.data.selection import CONCEPTS_FILE, read_concepts
 from marmo.diffusion.denoiser import Target
 from marmo.models.clip_text import ClipTextConfig
+from marmo.models.pixel_unet import PixelUNetConfig
 from marmo.models.rrdb import RRDBConfig
 from marmo.models.srvgg import SRVGGConfig
 from marmo.models.unet import CODE_WIDTH, UNetConfig
 from marmo.models.vae import VAEConfig
-from marmo.pipelines.card import LatentCard, ToldKind, TowerCard, UpscalerCard
+from marmo.pipelines.card import LatentCard, PixelCard, ToldKind, TowerCard, UpscalerCard
+from marmo.pipelines.pixel_diffusion import pixel_defaults
 from marmo.request import Defaults, ImageRequest, explain
 from marmo.text.bpe import ClipTokenizer, clip_tokenizer
 from marmo.weights.checkpoint import DEFAULTS_KEY, Checkpoint
 from marmo.weights.kinds import Slot, Task, task_of
 from marmo.weights.licence import licence_of
-from marmo.weights.maps.scheduler import betas_from_json, target_from_json
+from marmo.weights.maps.scheduler import DDPM_SCHEDULER, betas_from_json, bound_from_json, target_from_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,7 @@ EDITING: Mapping[Task, Mapping[str, object]] = {
     "paint": {"image_guidance_scale": None},
     "inpaint": {"image_guidance_scale": None, "strength": 1.0},
     "edit": {"image_guidance_scale": 1.5, "strength": None},
-    "upscale": {"image_guidance_scale": None, "strength": None},
+    "upscale": {"image_guidance_scale": None, "strength": None, "grows": 4},
 }
 """What of a model's defaults its task decides."""
 
@@ -54,6 +56,10 @@ def latent_card(checkpoint: Checkpoint) -> LatentCard:
     """What the latent pipeline must know of a checkpoint that holds all of its networks."""
     unet, vae = (_config(checkpoint, slot) for slot in ("unet", "vae"))
     if checkpoint.kind is None or not isinstance(unet, UNetConfig) or not isinstance(vae, VAEConfig):
+        if "pixel_unet" in checkpoint.parts:
+            raise ValueError(
+                f"{checkpoint.path} paints pixels without words; `marmo generate` does so, and nothing else"
+            )
         held = " and ".join(checkpoint.parts)
         raise ValueError(f"{checkpoint.path} holds {held} alone; painting needs text, unet and vae")
     family = FAMILIES[checkpoint.kind.name]
@@ -89,6 +95,26 @@ def upscaler_card(checkpoint: Checkpoint) -> UpscalerCard | None:
         if isinstance(part.config, RRDBConfig | SRVGGConfig):
             return UpscalerCard(path=checkpoint.path, files=checkpoint.files, config=part.config, tensors=part.tensors)
     return None
+
+
+def pixel_card(checkpoint: Checkpoint) -> PixelCard | None:
+    """What the pixel pipeline must know of a checkpoint whose network paints pixels; None of another."""
+    part = checkpoint.parts.get("pixel_unet")
+    if part is None or not isinstance(part.config, PixelUNetConfig):
+        return None
+    scheduler = {**DDPM_SCHEDULER, **checkpoint.scheduler}
+    betas = betas_from_json(scheduler)
+    return PixelCard(
+        path=checkpoint.path,
+        files=checkpoint.files,
+        config=part.config,
+        tensors=part.tensors,
+        betas=betas,
+        target=target_from_json(scheduler),
+        bound=bound_from_json(scheduler),
+        defaults=pixel_defaults(part.config, betas),
+        licence=licence_of(checkpoint),
+    )
 
 
 def with_vae(card: LatentCard, other: Checkpoint) -> LatentCard:

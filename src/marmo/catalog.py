@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from marmo.cards import latent_card, upscaler_card, with_vae
+from marmo.cards import latent_card, pixel_card, upscaler_card, with_vae
 from marmo.files.settings import read_settings
 from marmo.library import hub, shelf
 from marmo.library.identify import Found
@@ -14,10 +14,11 @@ from marmo.models.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from marmo.nn.blueprint import blueprint
 from marmo.nn.device import choose_device, choose_dtype
 from marmo.pipelines.advice import choose_mode
-from marmo.pipelines.card import LatentCard
+from marmo.pipelines.card import LANCZOS, LatentCard, UpscalerCard
 from marmo.pipelines.latent import LatentDiffusion
 from marmo.pipelines.modes import Choice
 from marmo.pipelines.painter import Painter
+from marmo.pipelines.pixel_diffusion import PixelDiffusion
 from marmo.pipelines.residence import Residence
 from marmo.pipelines.upscaler import Upscaler
 from marmo.request import ImageRequest, Prediction
@@ -87,21 +88,30 @@ def open_model(
 
 def open_upscaler(path: str | Path, device: torch.device, dtype: torch.dtype) -> Upscaler:
     """A model of ESRGAN's kind; its weights are not read before they are used."""
-    card = upscaler_card(open_checkpoint(located(path)))
+    card = find_upscaler(path)
     if card is None:
-        raise ValueError(f"{path} is no upscaler; Marmo knows those of ESRGAN's and Real-ESRGAN's kind")
+        raise ValueError(f"{path} is no upscaler; Marmo knows those of ESRGAN's and Real-ESRGAN's kind, and lanczos")
     return Upscaler(card, device, dtype)
+
+
+def find_upscaler(model: str | Path) -> UpscalerCard | None:
+    """The card of a model that only enlarges, or of `lanczos`; None of another model."""
+    path = located(model)
+    return LANCZOS if path == LANCZOS.path else upscaler_card(open_checkpoint(path))
 
 
 def open_for(
     request: ImageRequest, device: str | None, dtype: str | None, memory: Choice = "auto"
-) -> LatentDiffusion | Upscaler:
+) -> LatentDiffusion | PixelDiffusion | Upscaler:
     """The models that a request asks for, read as it says."""
     if request.model is not None:
-        card = upscaler_card(open_checkpoint(located(request.model)))
+        card = find_upscaler(request.model)
         if card is not None:
+            return open_enlarging(card, request, device, dtype)
+        painting = pixel_card(open_checkpoint(located(request.model)))
+        if painting is not None:
             place = choose_device(device)
-            return Upscaler(card, place, choose_dtype(dtype, place))
+            return PixelDiffusion(painting, place, choose_dtype(dtype, place))
     return open_model(
         request.model,
         device,
@@ -113,6 +123,13 @@ def open_for(
         upscaler=request.hires.model,
         memory=memory,
     )
+
+
+def open_enlarging(card: UpscalerCard, request: ImageRequest, device: str | None, dtype: str | None) -> Upscaler:
+    """A model that only enlarges, and the second one that a request names."""
+    place = choose_device(device)
+    numbers, other = choose_dtype(dtype, place), request.upscale.model
+    return Upscaler(card, place, numbers, None if other is None else open_upscaler(other, place, numbers))
 
 
 def find(
@@ -143,12 +160,14 @@ def located(model: str | Path | None, folders: Sequence[Path] = ()) -> Path:
     Only `owner/name` may ask the network, and only where it was not fetched before.
 
     Args:
-        model: a path, a short name, an id of the catalogue, or a model of the hub; none is the settings' default, else
-            the bundled model.
+        model: a path, a short name, an id of the catalogue, a model of the hub, or `lanczos`, which lies nowhere; none
+            is the settings' default, else the bundled model.
         folders: to look through beside those of the settings.
     """
     if model is None:
         return _default()
+    if model == LANCZOS.name:
+        return LANCZOS.path
     path = Path(model).expanduser()
     if isinstance(model, Path) or path.exists():
         return path

@@ -25,6 +25,7 @@ from marmo.request_parts import (
     Schema,
     Template,
     Told,
+    Upscale,
     Variation,
     nearest,
 )
@@ -142,6 +143,7 @@ class ImageRequest(Schema):
         default=None, ge=1, le=32, description="Which layer of every text tower is read, counted from the end"
     )
     hires: Hires = Field(default=Hires(), description="A second pass at a larger size")
+    upscale: Upscale = Field(default=Upscale(), description="How a model that only enlarges does it")
     tiling: Annotated[Tiling, nearest(get_args(Tiling))] = Field(
         default="none", description="Along which axes the picture's opposite edges fit together"
     )
@@ -185,6 +187,7 @@ class ImageRequest(Schema):
         for name in sorted(defaults.unused):
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} means nothing to this model; leave it out")
+        self._check_enlarging(defaults)
         opened = {name: value for name, value in defaults.values.items() if getattr(self, name) is None}
         whole = self.model_copy(update=opened)
         derived = whole._derived(defaults)
@@ -241,6 +244,19 @@ class ImageRequest(Schema):
         for index, region in enumerate(self.regions):
             region.check(f"regions.{index}")
 
+    def _check_enlarging(self, defaults: "Defaults") -> None:
+        if defaults.paints:
+            if self.upscale != Upscale():
+                raise ValueError(
+                    "upscale means nothing to this model, which paints; hires enlarges what it has painted"
+                )
+            return
+        if self.init_image is None:
+            raise ValueError("this model enlarges pictures and paints none; give it an init_image")
+        if self.num_images > 1:
+            raise ValueError(f"num_images: this model makes one picture of one, not {self.num_images}")
+        self.upscale.check(self.width, self.height)
+
     def _check_editing(self, defaults: "Defaults") -> None:
         if self.init_image is None:
             for name, purpose in (("strength", "to leave"), ("mask", "that it marks"), ("outpaint", "to continue")):
@@ -280,13 +296,17 @@ class Defaults(Schema):
     strength: float | None = Field(default=0.75, ge=0, le=1)
     """Where there is an init_image; none begins in noise alone."""
     clip_skip: int = 1
+    paints: bool = True
+    """Whether it makes pictures from noise; an upscaler only enlarges them."""
+    grows: int = Field(default=1, ge=1)
+    """How many times as wide and high as init_image its picture is where no size is said."""
     size_multiple: int = 8
     unused: frozenset[str] = frozenset()
 
     @property
     def values(self) -> dict[str, object]:
         """Field of the request -> value, without what this model does not use and what needs a picture."""
-        left_out = {*self.unused, "strength"}
+        left_out = {*self.unused, "strength", *(() if self.paints else ("width", "height"))}  # those are the picture's
         return {name: value for name, value in self if name in ImageRequest.model_fields and name not in left_out}
 
 
@@ -305,7 +325,7 @@ def explain_flaws(flaws: Iterable[ErrorDetails]) -> str:
 
 
 def _clause(kind: str, place: list[str], message: str, value: object) -> str:
-    parts = (Guidance, Told, Refiner, Variation, Inpaint, Outpaint, Hires, Region)
+    parts = (Guidance, Told, Refiner, Variation, Inpaint, Outpaint, Hires, Upscale, Region)
     fields = {*ImageRequest.model_fields, *(name for part in parts for name in part.model_fields)}
     if kind == "extra_forbidden":
         near = get_close_matches(place[-1], fields, n=1)

@@ -240,6 +240,40 @@ class Hires(Schema):
             raise ValueError("hires.upscaler model needs a hires.model, a file of ESRGAN's kind, and no other does")
 
 
+class Upscale(Schema):
+    """What a model that only enlarges makes of init_image; see docs/upscaling.md."""
+
+    scale: float | None = Field(
+        default=None, ge=1, le=16, description="How many times as wide and high; by default the model's own scale"
+    )
+    crop: bool = Field(
+        default=True,
+        description="Cut what stands out where width and height are both said; else the picture covers them",
+    )
+    model: str | None = Field(
+        default=None, max_length=4096, description="A second model that enlarges; its picture is laid over the first's"
+    )
+    share: float = Field(default=0.5, ge=0, le=1, description="How much of the second model's picture is seen")
+
+    def size(self, picture: tuple[int, int], width: int | None, height: int | None, own: int) -> tuple[int, int]:
+        """Width and height of a picture after it, where these are wished and the model's own scale is this."""
+        wide, high = picture
+        if width is not None and height is not None and self.crop:
+            return width, height
+        wished = [wish / side for wish, side in ((width, wide), (height, high)) if wish is not None]
+        scale = max(wished, default=self.scale or own)
+        return max(round(wide * scale), 1), max(round(high * scale), 1)
+
+    def check(self, width: int | None, height: int | None) -> None:
+        """`ValueError` for what cannot act, where these sides are wished."""
+        if self.scale is not None and (width is not None or height is not None):
+            raise ValueError("upscale.scale and width or height say the same; give one of them")
+        if not self.crop and (width is None or height is None):
+            raise ValueError("upscale.crop needs a width and a height")
+        if self.model is None and self.share != type(self).model_fields["share"].default:
+            raise ValueError("upscale.share needs an upscale.model")
+
+
 class Region(Schema):
     """A part of the picture with a prompt of its own."""
 

@@ -121,7 +121,7 @@ def test_lists_become_pictures(stand_in: Path, tmp_path: Path, capsys: Capture):
 
 def test_nothing_asked(stand_in: Path, capsys: Capture):
     code, out, err = said(capsys, "generate", "--model", stand_in)
-    assert (code, out) == (2, "") and "say what to paint: a prompt in quotes, or --prompts-file FILE" in err
+    assert (code, out) == (2, "") and "say what to paint: a prompt in quotes" in err
 
 
 @pytest.mark.long

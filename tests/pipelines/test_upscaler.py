@@ -11,13 +11,15 @@ from PIL import Image
 
 from marmo import catalog
 from marmo.cli.main import main
+from marmo.files.infotext import infotext
 from marmo.models.rrdb import RRDBConfig
 from marmo.models.srvgg import SRVGGConfig
 from marmo.nn.engine import Wrap
 from marmo.pipelines import upscaler
 from marmo.pipelines.events import Result, Stage
-from marmo.pipelines.upscaler import Upscaler
+from marmo.pipelines.upscaler import Enlarge, Upscaler
 from marmo.request import ImageRequest
+from marmo.request_parts import Upscale
 from tests.upscalers import COMPACT, X2, X4, upscaler_file
 
 FLAT = Wrap()
@@ -106,6 +108,10 @@ def test_where_edges_meet_they_meet_in_the_larger_picture(tmp_path: Path, monkey
         ({"init_image": png(8, 8), "prompt": "a fox"}, "prompt means nothing to this model"),
         ({"init_image": png(8, 8), "steps": 3}, "steps means nothing to this model"),
         ({"init_image": png(8, 8), "num_images": 2}, "makes one picture of one, not 2"),
+        ({"init_image": png(8, 8), "width": 16, "upscale": Upscale(scale=2)}, "say the same"),
+        ({"init_image": png(8, 8), "width": 16, "upscale": Upscale(crop=False)}, "needs a width and a height"),
+        ({"init_image": png(8, 8), "upscale": Upscale(share=0.2)}, "share needs an upscale.model"),
+        ({"init_image": png(8, 8), "upscale": Upscale(model="x")}, "second upscaler x, and none is loaded"),
         ({"init_image": b"x"}, "init_image: "),
         ({"init_image": png(3000, 1)}, "would become 12000 x 4"),
         ({"init_image": png(8, 8), "model": "other.safetensors"}, "the request is for the model other"),
@@ -131,6 +137,72 @@ def test_a_size_that_is_wished(tmp_path: Path):
     sizes = [{"width": 24}, {"height": 20}, {"width": 30, "height": 60}, {"width": 70}]
     found = [model.generate(ImageRequest(init_image=png(12, 10), **size)).images[0].size for size in sizes]
     assert found == [(24, 20), (24, 20), (30, 60), (70, 58)]
+
+
+def test_a_scale_that_is_wished_and_what_stands_out(tmp_path: Path):
+    model = opened(tmp_path / "toy.safetensors")
+    wishes = [
+        {"upscale": Upscale(scale=2)},
+        {"upscale": Upscale(scale=1.5)},
+        {"width": 36, "height": 20, "upscale": Upscale(crop=False)},
+        {"width": 24, "height": 60, "upscale": Upscale(crop=False)},
+    ]
+    results = [model.generate(ImageRequest(init_image=png(12, 10), **wish)) for wish in wishes]
+    assert [result.images[0].size for result in results] == [(24, 20), (18, 15), (36, 30), (72, 60)]
+    for result in results:  # the record says the size, and paints the same again
+        request = result.records[0].request
+        assert request.upscale == Upscale() and (request.width, request.height) == result.images[0].size
+        assert model.generate(request.model_copy(update={"init_image": png(12, 10)})).images == result.images
+
+
+def test_two_models_laid_over_each_other(tmp_path: Path):
+    paths = [upscaler_file(tmp_path / f"{name}.safetensors", X4, seed=seed) for seed, name in enumerate("ab")]
+    picture = {"init_image": png(9, 7), "upscale": Upscale(scale=2)}
+    alone = [
+        catalog.open_for(ImageRequest(model=str(path)), "cpu", "float32").generate(ImageRequest(**picture)).images[0]
+        for path in paths
+    ]
+    both = ImageRequest(
+        model=str(paths[0]), init_image=png(9, 7), upscale=Upscale(scale=2, model=str(paths[1]), share=0.25)
+    )
+    model = catalog.open_for(both, "cpu", "float32")
+    result = model.generate(both)
+    blended, found = (
+        np.asarray(image, dtype=int) for image in (Image.blend(alone[0], alone[1], 0.25), result.images[0])
+    )
+    assert np.abs(blended - found).max() <= 1 and np.abs(found - np.asarray(alone[0], dtype=int)).max() > 8
+    (record,) = result.records
+    assert (record.request.model, record.request.upscale.model) == ("a.safetensors", "b.safetensors")
+    assert record.weights == model.hashes() and set(record.weights) == {"a.safetensors", "upscaler/b.safetensors"}
+    assert "Postprocess upscaler: a, Postprocess upscaler 2: b" in infotext(record)
+
+
+def test_lanczos_is_a_model_without_a_network():
+    request = ImageRequest(model="lanczos", init_image=png(9, 7), upscale=Upscale(scale=3))
+    model = catalog.open_for(request, "cpu", "float32")
+    result = model.generate(request)
+    expected = Image.open(BytesIO(png(9, 7))).resize((27, 21), Image.Resampling.LANCZOS)
+    assert result.images[0].tobytes() == expected.tobytes()
+    assert (result.records[0].request.model, result.records[0].weights) == ("lanczos", {})
+
+
+@torch.inference_mode()
+def test_pieces_answered_by_somebody_else_are_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(upscaler, "TILE", 16)
+    monkeypatch.setattr(upscaler, "OVERLAP", 4)
+    model = opened(tmp_path / "toy.safetensors")
+    request, works = ImageRequest(init_image=png(40, 20)), list[Enlarge]()
+    for event in model.walk(request):
+        if isinstance(event, Enlarge):
+            works.append(event)
+            event.answer()
+    assert isinstance(event, Result) and event.images == model.generate(request).images
+    assert [(work.index, work.total) for work in works] == [(index, 6) for index in range(6)]
+    for event in model.walk(request):
+        if isinstance(event, Enlarge):
+            event.answer_in_tiles()
+            assert event.larger is not None and event.larger.shape[2:] == tuple(4 * s for s in event.pixels.shape[2:])
+    assert isinstance(event, Result) and event.notes == (upscaler.IN_SMALL_TILES,)
 
 
 @pytest.mark.long

@@ -18,6 +18,7 @@ def toy_server(data: Path) -> Server:
 def test_ten_kills_of_a_server_lose_nothing(tmp_path: Path) -> None:
     figures = campaign(toy_server, tmp_path, 10, 0, ["server"])
     assert figures["kills of the server"] == 10 and figures["jobs acknowledged"] > 20
+    assert figures["quarantined"] == 0, "no worker died that the server outlived"
 
 
 @pytest.mark.slow

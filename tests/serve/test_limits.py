@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from marmo.request import Defaults, ImageRequest
-from marmo.request_parts import Hires, Outpaint, Region
-from marmo.serve.limits import check_request, check_size
+from marmo.request_parts import Hires, Outpaint, Region, Upscale
+from marmo.serve.limits import check_request, check_size, final_size, resolved
 from marmo.serve.problems import Problem
 from marmo.serve.settings import Limits
 
@@ -71,3 +71,35 @@ def test_a_bomb_is_refused_by_its_header() -> None:
     bomb[16:24] = (60_000).to_bytes(4, "big") * 2
     with pytest.raises(Problem, match="64,000,000 pixels"):
         check_request(ImageRequest(init_image=bytes(bomb)), Limits())
+
+
+@pytest.mark.parametrize(
+    ("request_", "allowed"),
+    [
+        (ImageRequest(init_image=png(8, 8)), True),
+        (ImageRequest(init_image=png(8, 9)), False),
+        (ImageRequest(init_image=png(8, 8), upscale=Upscale(scale=4.1)), False),
+        (ImageRequest(init_image=png(8, 8), width=33), False),
+        (ImageRequest(init_image=png(8, 9), width=8, height=8), False),  # what the network makes is too large
+        (ImageRequest(init_image=png(8, 2), width=8, height=32, upscale=Upscale(crop=False)), False),
+        (ImageRequest(init_image=png(8, 2), width=8, height=32), True),
+    ],
+)
+def test_what_is_only_enlarged_has_its_own_limit(request_: ImageRequest, allowed: bool) -> None:
+    limits, upscaler = Limits(paint_pixels=1, enlarge_pixels=32 * 32), Defaults(paints=False, grows=4)
+    if allowed:
+        return check_size(request_, upscaler, limits)
+    with pytest.raises(Problem, match="at most 1,024 pixels"):
+        check_size(request_, upscaler, limits)
+
+
+def test_a_size_that_a_picture_decides_stays_open() -> None:
+    """The header alone does not say how the picture is to be turned."""
+    paints, upscaler = Defaults(width=512, height=512, grows=2), Defaults(paints=False, grows=4)
+    start = ImageRequest(init_image=png(41, 80), seed=7)
+    assert (resolved(start, paints).width, resolved(start, upscaler).width) == (None, None)
+    assert resolved(start, paints).strength == 0.75 and final_size(start, paints) == (82, 160)
+    said = resolved(start.model_copy(update={"width": 64}), paints)
+    assert (said.width, said.height) == (64, 512)
+    with pytest.raises(ValueError, match="hires makes 80 x 80 of 80 x 160"):
+        resolved(start.model_copy(update={"hires": Hires(width=80, height=80)}), paints)

@@ -1,6 +1,6 @@
 """schemathesis reads /openapi.json and tries what it allows and what it forbids: no 5xx but 503 and 507.
 
-Three routes of AUTOMATIC1111 exist to say that they do nothing here, with a 501 that `docs/dialects.md` names.
+One route of AUTOMATIC1111 exists to say that it does nothing here, with a 501 that `docs/dialects.md` names.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ LEFT_OUT = ["/api/v1/jobs/{job}/events"]
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Process]:
     with running(tmp_path_factory.mktemp("fuzzed"), "0.001", "1") as process:
+        process.ask("GET", "/openapi.json")  # made once, which may outlast schemathesis' patience on a busy machine
         yield process
 
 
@@ -36,7 +37,7 @@ def fuzz(server: Process, phases: str, examples: int, folder: Path) -> str:
         "--exclude-path", LEFT_OUT[0], "--generation-database", "none", "--request-timeout", "30",
     ]  # fmt: skip
     environment = {"SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(folder), "PATH": ""}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=1500)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=7000)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     return done.stdout
 
@@ -46,7 +47,7 @@ HOOKS = '''
 
 import schemathesis
 
-SAYS_NO = {f"/sdapi/v1/{name}" for name in ("interrogate", "extra-single-image", "extra-batch-images")}
+SAYS_NO = {"/sdapi/v1/interrogate"}
 
 
 @schemathesis.check
@@ -65,6 +66,7 @@ def test_no_5xx_and_answers_as_described(server: Process, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_no_5xx_with_many_examples(server: Process, tmp_path: Path) -> None:
     fuzz(server, "coverage,fuzzing,stateful", 300, tmp_path)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import shutil
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,11 +105,38 @@ async def test_a_dead_worker_costs_an_attempt_and_no_job(tmp_path: Path) -> None
 
 
 @in_loop
+async def test_a_killed_server_does_not_count_against_its_jobs(tmp_path: Path) -> None:
+    """However often: its folder is copied while the job runs, as a kill leaves it.  The worker's deaths do count."""
+    folder = tmp_path / "0"
+    async with ready(folder) as jobs:
+        job = await jobs.submit(saying("hang"), "ann")
+        await until_state(jobs, job.id, "running")
+        shutil.copytree(folder, tmp_path / "1")
+    for restart in range(1, 6):
+        engine = ToyEngine()
+        async with ready(tmp_path / f"{restart}", engine) as jobs:
+            await until(lambda engine=engine: len(engine.started) == 1)
+            if restart in (2, 4):
+                engine._die()
+                await until(lambda engine=engine: len(engine.started) == 2)
+            shutil.copytree(tmp_path / f"{restart}", tmp_path / f"{restart + 1}")
+    engine = ToyEngine()
+    async with ready(tmp_path / "6", engine) as jobs:
+        await until(lambda: len(engine.started) == 1)
+        assert ((await jobs.get(job.id)).attempt, (await jobs.get(job.id)).crashes) == (9, 2)
+        engine._die()
+        assert (await jobs.wait(job.id)).state == "quarantined"
+        parked = [event async for event in jobs.follow(job.id) if event.kind == "parked"]
+        assert [event.code for event in parked] == [None, None, "crash", None, None, "crash", None, None]
+        assert parked[0].message == "the server was killed"
+
+
+@in_loop
 async def test_cancelling_a_job_whose_worker_dies_ends_it(tmp_path: Path) -> None:
     engine = ToyEngine()
     async with ready(tmp_path, engine) as jobs:
         job = await jobs.submit(saying("hang"), "ann")
-        await until_state(jobs, job.id, "running")
+        await until(lambda: len(engine.started) == 1)
         engine.cancel = lambda job: None  # a worker that does not hear
         await jobs.cancel(job.id)
         engine._die()

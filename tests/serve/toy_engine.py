@@ -12,7 +12,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from queue import Empty, SimpleQueue
 
@@ -33,6 +33,15 @@ def toy_model(id: str = "toy") -> Model:
         id=id, title=f"The {id} model", family="toy", sha256=hashlib.sha256(id.encode()).hexdigest(), licence="CC0-1.0",
         defaults=DEFAULTS,
     )  # fmt: skip
+
+
+def toy_upscaler(id: str, title: str, grows: int) -> Model:
+    """What only enlarges, as the worker offers it; the toy paints as ever."""
+    unused = frozenset(ImageRequest.model_fields) - {
+        "model", "init_image", "width", "height", "upscale", "seed", "num_images",
+    }  # fmt: skip
+    defaults = Defaults(paints=False, grows=grows, size_multiple=1, unused=unused)
+    return replace(toy_model(id), title=title, family="upscaler", defaults=defaults)
 
 
 def toy_picture(request: ImageRequest, image: int) -> bytes:
@@ -69,6 +78,9 @@ class ToyEngine:
         self.started: list[tuple[str, int]] = []
         """Every attempt that was handed over, in order."""
         self.most_at_once = 0
+        self.go = threading.Event()
+        """No step is made while it is cleared; tests that need a crowd do that until it is there."""
+        self.go.set()
         self._works: dict[str, Work] = {}
         self._handed: dict[str, Work] = {}
         """What was submitted and has not ended."""
@@ -103,8 +115,9 @@ class ToyEngine:
         self.reports.put(Ready(tuple(self.models)))
         while True:
             self._fetch()
-            for work in list(self._works.values()):
-                self._step(work)
+            if self.go.is_set():
+                for work in list(self._works.values()):
+                    self._step(work)
             if self._closing is not None and (time.monotonic() >= self._closing or not self._works):
                 return self._hand_back()
             if self._works:

@@ -80,23 +80,30 @@ def main(config: Config) -> State:
 
 
 def kill(folder: Path, count: int, images: int) -> None:
-    """Every run is a fork of this process, which has torch already; prints how many were killed while at work."""
+    """Every run is a fork of this process, which has torch already; prints how many were killed while at work.
+
+    The parent never computes: a fork of a process with threads may wait for a lock that no thread will ever give back.
+    """
     torch.set_num_threads(1)
-    main(Config(folder=folder / "straight", images=images))
+    os.waitpid(_fork(Config(folder=folder / "straight", images=images)), 0)
     config = Config(folder=folder / "killed", images=images, pause=0.01)
     chance, killed = random.Random(os.environ.get("KILL_SEED", "0")), 0
-    while True:
-        child = os.fork()
-        if child == 0:
-            main(config)
-            os._exit(0)
-        if killed == count:
-            break
+    while killed < count:
+        child = _fork(config)
         time.sleep(chance.uniform(0.02, 0.35))
         os.kill(child, signal.SIGKILL)
         killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
-    status = os.waitpid(child, 0)[1]
+    status = os.waitpid(_fork(config), 0)[1]
     print(f"killed {killed}, then ended with {status}")
+
+
+def _fork(config: Config) -> int:
+    """A child that runs; -> its process id."""
+    child = os.fork()
+    if child == 0:
+        main(config)
+        os._exit(0)
+    return child
 
 
 if __name__ == "__main__":

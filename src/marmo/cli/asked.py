@@ -44,7 +44,7 @@ def requests(prompt: str | None, flags: object, lists: Lists, prompts_file: Path
     """
     said = given(flags) if prompt is None else {"prompt": prompt, **given(flags)}
     if prompt is None and prompts_file is None and not lists.preset:
-        raise ValueError("say what to paint: a prompt in quotes, or --prompts-file FILE")
+        raise ValueError('say what to paint: a prompt in quotes ("" for a model without words), or --prompts-file FILE')
     lines = [dict[str, object]()] if prompts_file is None else read_prompts(prompts_file)
     shelf = lists.shelf()
     return [request for line in lines for request in settled(_request(over(said, line), lists, shelf), shelf.wildcards)]
@@ -57,7 +57,8 @@ def _request(values: Mapping[str, object], lists: Lists, shelf: Shelf) -> ImageR
 
 def models_key(request: ImageRequest) -> tuple[object, ...]:
     """Requests of one key are painted with the same models, read alike."""
-    return request.model, request.vae, request.refiner.model, request.hires.model, request.prediction, request.zero_snr
+    others = request.vae, request.refiner.model, request.hires.model, request.upscale.model
+    return request.model, others, request.prediction, request.zero_snr
 
 
 def by_models(asked: Sequence[ImageRequest]) -> Iterator[tuple[ImageRequest, list[int]]]:
@@ -78,6 +79,10 @@ def placed(request: ImageRequest, folders: Sequence[Path]) -> ImageRequest:
     hires = request.hires
     if hires.model is not None:
         hires = hires.model_copy(update={"model": str(located(hires.model, folders))})
+    upscale = request.upscale
+    if upscale.model is not None:
+        upscale = upscale.model_copy(update={"model": str(located(upscale.model, folders))})
     vae = None if request.vae is None else str(located(request.vae, folders))
     model = None if request.model is None else str(located(request.model, folders))
-    return request.model_copy(update={"model": model, "refiner": refiner, "hires": hires, "vae": vae})
+    models = {"model": model, "refiner": refiner, "hires": hires, "upscale": upscale, "vae": vae}
+    return request.model_copy(update=models)

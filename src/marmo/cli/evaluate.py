@@ -44,15 +44,32 @@ class Asked:
     """Pictures for each prompt and language, with seeds 0, 1, 2, ..."""
     language: Literal["en", "zh", "both"] = "both"
     """Of the prompts"""
+    concepts: Path | None = None
+    """A list of the concepts that are asked for, one id per line; by default those that the model knows, else all"""
 
-    def questions(self) -> "list[Question]":
-        """All of them; `ValueError` for a part that does not exist and for nothing to ask."""
+    def questions(self, known: Sequence[str] = ()) -> "list[Question]":
+        """All of them; `ValueError` for a part that does not exist and for nothing to ask.
+
+        Args:
+            known: ids of the only concepts that are asked for where no list is given; none means all.
+        """
+        from marmo.data.selection import Selection
         from marmo.evaluate.questions import LANGUAGES, chosen_parts, questions
 
         if self.per_tag < 1 or self.seeds < 1:
             raise ValueError(f"--per-tag and --seeds must be at least 1, not {self.per_tag} and {self.seeds}")
         spoken = LANGUAGES if self.language == "both" else (self.language,)
-        return questions(chosen_parts(self.parts), self.per_tag, spoken, self.seeds)
+        selection = Selection(frozenset(self.chosen(known)) or None)
+        asked = questions(chosen_parts(self.parts), self.per_tag, spoken, self.seeds, selection)
+        if not asked:
+            raise ValueError(f"nothing of {' or '.join(self.parts)} is in the list of concepts; choose more of either")
+        return asked
+
+    def chosen(self, known: Sequence[str] = ()) -> Sequence[str]:
+        """The ids that are asked for; none means all."""
+        from marmo.data.selection import read_concepts
+
+        return known if self.concepts is None else read_concepts(self.concepts)
 
 
 @dataclass(frozen=True)
@@ -207,7 +224,8 @@ class Pictures:
             )
         outcome = self.judged.outcome(answers, self.judged.oracles()) if answers else None
         name = self.folder.resolve().name
-        self.judged.tell(Report(name, facts(outcome), outcome, found.lines, found.look_alikes))
+        told = facts(outcome, self.asked.chosen())
+        self.judged.tell(Report(name, told, outcome, found.lines, found.look_alikes))
         return 0
 
 
@@ -228,16 +246,17 @@ class Model:
     def run(self) -> int:
         """Paint what is missing, judge, tell."""
         settings = ImageRequest.model_validate(given(self.settings))
-        asked = self.asked.questions()
-        self.judged.check(asked)
-        oracles = self.judged.oracles()
         from marmo import catalog
         from marmo.cli.painter import identity, painter, reconstruction
         from marmo.evaluate.gallery import missing, paint, painted, prepare
         from marmo.evaluate.report import Report, facts
 
         model, folder = catalog.open_model(self.model, self.device, self.dtype), self.judged.output / "pictures"
-        prepare(folder, asked, identity(model, settings))
+        chosen = self.asked.chosen(model.card.concepts)
+        asked = self.asked.questions(chosen)
+        self.judged.check(asked)
+        oracles = self.judged.oracles()
+        prepare(folder, asked, identity(model, settings, chosen))
         todo = missing(folder, asked)
         stream = paint(folder, todo, painter(model, settings))
         try:
@@ -246,7 +265,7 @@ class Model:
         except KeyboardInterrupt:
             raise KeyboardInterrupt("stopped; the same command goes on with what is missing") from None
         outcome = self.judged.outcome(painted(folder, asked), oracles, reconstruction(model))
-        told = {**facts(outcome), **_settings(model.resolve(settings))}
+        told = {**facts(outcome, chosen), **_settings(model.resolve(settings))}
         found = self.judged.measured(folder, asked=True)
         self.judged.tell(Report(model.card.name, told, outcome, found.lines, found.look_alikes))
         return 0

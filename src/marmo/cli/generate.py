@@ -58,7 +58,7 @@ class Generate:
         asked = requests(self.prompt, self.request, self.lists, self.prompts_file)
         from marmo import catalog  # brings torch
         from marmo.pipelines.advice import explaining
-        from marmo.pipelines.upscaler import Upscaler
+        from marmo.pipelines.latent import LatentDiffusion
 
         asked = [placed(request, self.lists.models_dir) for request in asked]
         started = time.perf_counter()
@@ -68,12 +68,12 @@ class Generate:
             if self.estimate:
                 from marmo.pipelines.forecast import forecast
 
-                if isinstance(model, Upscaler):
-                    raise ValueError("--estimate is for models that paint; an upscaler works in tiles of one size")
+                if not isinstance(model, LatentDiffusion):
+                    raise ValueError("--estimate is for models that paint from words, and this is none")
                 self._tell_forecast(forecast(model, first), len(asked))
                 return 0
             for request in (asked[place] for place in places):
-                with nullcontext() if isinstance(model, Upscaler) else explaining(model, request):
+                with explaining(model, request) if isinstance(model, LatentDiffusion) else nullcontext():
                     results.append(watch(model.stream(request), request.num_images, quiet=self.json))
                 paths += self._save(results[-1])
         self._tell(results, paths, time.perf_counter() - started)

@@ -22,6 +22,7 @@ from marmo.request import ImageRequest
 
 if TYPE_CHECKING:
     from marmo.pipelines.latent import LatentDiffusion
+    from marmo.pipelines.pixel_diffusion import PixelDiffusion
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,6 @@ class Grid:
         print(page_file)
 
 
-def _identity(model: "LatentDiffusion") -> str:
+def _identity(model: "LatentDiffusion | PixelDiffusion") -> str:
     """What decides a cell's pixels beside its request."""
     return json.dumps([sorted(model.hashes().items()), str(model.dtype), model.device.type])

@@ -10,6 +10,7 @@ import tyro
 from pydantic import ValidationError
 
 from marmo.cli.convert import Convert
+from marmo.cli.diagnose import Diagnose
 from marmo.cli.evaluate import Evaluate
 from marmo.cli.generate import Generate
 from marmo.cli.grid import Grid
@@ -34,6 +35,7 @@ Command = (
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[MergeModels, tyro.conf.subcommand("merge")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Serve, tyro.conf.subcommand("serve")]
 )

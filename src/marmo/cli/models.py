@@ -19,6 +19,7 @@ FLAGS = {
     "preview": "for previews",
     "upscale": "for marmo upscale",
     "evaluate": "for marmo evaluate",
+    "pixels": "--model, and no words",
 }
 """What a model is of use for -> where it goes."""
 

@@ -30,8 +30,12 @@ def painter(model: LatentDiffusion, settings: ImageRequest) -> Painter:
     return paint
 
 
-def identity(model: LatentDiffusion, settings: ImageRequest) -> dict[str, object]:
-    """All that decides a picture beside its prompt and seed."""
+def identity(model: LatentDiffusion, settings: ImageRequest, concepts: Sequence[str] = ()) -> dict[str, object]:
+    """All that decides a picture beside its prompt and seed, and which prompts its name may stand for.
+
+    Args:
+        concepts: the only ones that are asked for; another list has other prompts under the same names.
+    """
     resolved = model.resolve(settings.model_copy(update={"seed": 0}))
     return {
         "model": model.card.name,
@@ -39,6 +43,7 @@ def identity(model: LatentDiffusion, settings: ImageRequest) -> dict[str, object
         "dtype": str(model.dtype).removeprefix("torch."),
         "settings": resolved.model_dump(mode="json", exclude=NOT_SETTINGS),
         "corpus": corpus().version,
+        **({"concepts": sorted(concepts)} if concepts else {}),
     }
 
 

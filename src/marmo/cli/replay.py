@@ -165,16 +165,21 @@ class Replay:
     def _with_models(self, record: Record) -> ImageRequest:
         """The request with its models as they are called here."""
         refiner, hires, vae = record.request.refiner, record.request.hires, record.request.vae
+        upscale = record.request.upscale
         if refiner.model is not None:
             found = self.refiner or _find_model(record.weights_of(REFINER), "--refiner")
             refiner = refiner.model_copy(update={"model": str(found)})
         if hires.model is not None:
             found = self.upscaler or _find_model(record.weights_of(UPSCALER), "--upscaler")
             hires = hires.model_copy(update={"model": str(found)})
+        if upscale.model is not None:
+            found = self.upscaler or _find_upscaler(upscale.model, record.weights_of(UPSCALER), "--upscaler")
+            upscale = upscale.model_copy(update={"model": str(found)})
         if vae is not None:
             vae = str(self.vae or _find_model(record.weights_of(VAE), "--vae"))
-        model = str(self.model or _find_model(record.own_weights, "--model"))
-        return record.request.model_copy(update={"model": model, "refiner": refiner, "hires": hires, "vae": vae})
+        model = str(self.model or _find_upscaler(record.model, record.own_weights, "--model"))
+        models = {"model": model, "refiner": refiner, "hires": hires, "upscale": upscale, "vae": vae}
+        return record.request.model_copy(update=models)
 
     def _tell(self, difference: Difference, changed: list[str]) -> None:
         if self.json:
@@ -193,6 +198,13 @@ def compare(before: Image.Image, after: Image.Image) -> Difference:
     error = float(np.mean(np.square(apart, dtype=np.float64)))
     psnr = 10 * math.log10(255**2 / error) if error else None
     return Difference(not error, int(apart.max()), float(np.mean(apart > 0)), psnr)
+
+
+def _find_upscaler(name: str | None, weights: Mapping[str, str], flag: str) -> Path:
+    """The same, where a model may have no weights."""
+    from marmo.pipelines.card import LANCZOS
+
+    return LANCZOS.path if not weights and name == LANCZOS.name else _find_model(weights, flag)
 
 
 def _find_model(weights: Mapping[str, str], flag: str) -> Path:

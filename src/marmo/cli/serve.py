@@ -35,7 +35,7 @@ class Serve:
     """Answer requests over HTTP; nothing that was accepted is lost."""
 
     model: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE...")]
-    """Checkpoint files or diffusers folders; the first is the default"""
+    """Checkpoint files or diffusers folders; the first that paints is the default"""
     host: str = "127.0.0.1"
     """Address to listen on; any but this machine's own needs --token-file"""
     port: int = 7860
@@ -52,12 +52,18 @@ class Serve:
     """cpu, cuda, mps, ...; the best there is by default"""
     dtype: str | None = None
     """float32, bfloat16 or float16; the fastest that is safe by default"""
+    upscalers: bool = True
+    """Offer Lanczos and the upscalers that `marmo models` lists, too"""
     preview: Path | None = None
     """A tiny decoder (TAESD's layout) for previews"""
     invariant: bool = False
     """Paint the same bits whatever else is painted at the same time; slower"""
     drain: float = 20.0
     """Seconds that running jobs have when the server is told to end; then they are parked"""
+    backups: int = 7
+    """Copies of the journal to keep, one a day; 0 makes none"""
+    backup_folder: Path | None = None
+    """Where they go; by default backups in the data folder"""
     max_waiting: int = 10_000
     """Jobs in the queue"""
     max_waiting_per_user: int = 1000
@@ -100,6 +106,7 @@ class Serve:
 
     async def _serve(self, settings: "Settings", models: Mapping[str, Path], folder: Path, listener: socket) -> int:
         from marmo.serve.app import create_app
+        from marmo.serve.backups import Plan
         from marmo.serve.context import Context
         from marmo.serve.dialects.offered import dialects
         from marmo.serve.dispatching import Style
@@ -111,7 +118,8 @@ class Serve:
         logging.basicConfig(handlers=[Bridge(log)], level=logging.WARNING, force=True)
         engine = self._engine(models)
         limits = Limits(waiting=self.max_waiting, per_owner=self.max_waiting_per_user)
-        jobs = Jobs(folder, engine, limits, Style(invariant=self.invariant, preview_every=1))
+        copies = Plan(self.backup_folder or folder / "backups", self.backups) if self.backups > 0 else None
+        jobs = Jobs(folder, engine, limits, Style(invariant=self.invariant, preview_every=1), copies=copies)
         context = Context(jobs=jobs, settings=settings, log=log)
         print(f"Marmo {VERSION}: {address(self.host, listener.getsockname()[1])}  (Ctrl-C ends it)", flush=True)
         await run(create_app(context, dialects()), context, listener)
@@ -126,6 +134,7 @@ class Serve:
             device=self.device,
             dtype=self.dtype,
             preview=None if self.preview is None else str(self.preview),
+            upscalers=self.upscalers,
         )
         return LocalEngine(setup)
 

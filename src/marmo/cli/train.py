@@ -26,10 +26,13 @@ RECIPES = {
     "oracle": "a network that says what a scene shows",
     "vae": "pictures to small latents and back",
     "latent": "a U-Net that paints latents from texts: a whole model",
+    "ddpm": "a U-Net that paints pixels from noise, without words",
 }
 """`marmo.recipes.<name>`, which has `presets()` and `main(config)`; and what it trains."""
 
 DRY_RUN = "--dry-run"
+MEASURING = ("validate_images",)
+"""Intervals of what a recipe does now and then, and a dry run never: it would count as an update's time."""
 REHEARSED = 4
 """Updates of a dry run; the first is slower than all others and does not count."""
 
@@ -83,9 +86,20 @@ def train(name: str, arguments: Sequence[str]) -> int:
     )
     if len(flags) == len(arguments):
         print(recipe.main(config))
+        _tell(config.folder)
     else:
         print(rehearsal(recipe.main, config))
     return 0
+
+
+def _tell(folder: Path) -> None:
+    """What became of a run, if it was measured on pictures that were kept apart; `marmo diagnose` tells it again."""
+    from marmo.train.diagnosis import diagnose
+    from marmo.train.log import Log
+
+    rows = list(Log(folder).rows())
+    if any("validation" in row for row in rows):
+        print(diagnose(rows), file=sys.stderr)
 
 
 def rehearsal(main: Callable[[Any], Path], config: Any) -> str:
@@ -97,7 +111,9 @@ def rehearsal(main: Callable[[Any], Path], config: Any) -> str:
         raise ValueError("this recipe is done in less time than a forecast takes; leave out --dry-run")
     with TemporaryDirectory() as folder:
         images = REHEARSED * config.batch_size
-        short = replace(config, folder=Path(folder), images=images, log_images=config.batch_size, save_images=images)
+        intervals = {name: 0 for name in MEASURING if hasattr(config, name)}
+        intervals |= {"images": images, "log_images": config.batch_size, "save_images": images}
+        short = replace(config, folder=Path(folder), **intervals)
         main(short)
         weights, seconds = _weights(Path(folder)), _seconds_per_update(Path(folder))
     updates = -(-config.images // config.batch_size)

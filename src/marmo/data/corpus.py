@@ -69,9 +69,12 @@ class Corpus:
     """All of it, in a fixed order."""
 
     version: str
-    digest: str
-    """sha256 of the unpacked asset files: pictures drawn from the same digest are the same."""
     concepts: tuple[Concept, ...]
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the unpacked asset files: pictures drawn from the same digest are the same."""
+        return _digest()
 
     def __getitem__(self, id: str) -> Concept:
         return _by_id()[id]
@@ -124,10 +127,8 @@ def corpus_folder() -> Path:
 @cache
 def corpus() -> Corpus:
     """The corpus of this version of Marmo; read once."""
-    names, drawings = _unpack("concepts.json.gz"), _unpack("drawings.json.gz")
-    file = cast(ConceptFile, json.loads(names))
-    digest = hashlib.sha256(names + drawings).hexdigest()
-    return Corpus(file["version"], digest, tuple(_concept(record) for record in file["concepts"]))
+    file = cast(ConceptFile, json.loads(_unpack("concepts.json.gz")))
+    return Corpus(file["version"], tuple(_concept(record) for record in file["concepts"]))
 
 
 def manifest() -> list[Manifest]:
@@ -144,6 +145,12 @@ def drawings() -> dict[Style, dict[str, str]]:
 def shape_concepts() -> tuple[Concept, ...]:
     """The drawn shapes, as concepts."""
     return tuple(Concept(id, "shape", (shape.en,), (shape.zh,), "个", "", {}) for id, shape in SHAPES.items())
+
+
+@cache
+def _digest() -> str:
+    """The drawings are large, and who only wants names shall not wait for them."""
+    return hashlib.sha256(_unpack("concepts.json.gz") + _unpack("drawings.json.gz")).hexdigest()
 
 
 @cache

@@ -3,19 +3,21 @@
     prompts("seen")                 30 per tag, of scenes that training may draw
     prompts("heldout_colour")       what training never drew
     prompts(CONTROLS["heldout_colour"])     seen scenes of the same form, to hold it against
+    prompts("seen", selection=chosen)       for a model that knows a list of concepts alone
 
 They are made from the corpus alone, with seeds that no training uses, so no file holds them.  Each carries its record,
 so the evaluator that checks training pictures checks generated ones, and a scene that is one right answer.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from marmo.data.captions import plain_caption
 from marmo.data.scene import Record, Scene, record
-from marmo.data.scenes import scene
+from marmo.data.scenes import NothingToDraw, scene
+from marmo.data.selection import EVERYTHING, Selection
 from marmo.data.splits import HELDOUT_COUNT, Split
 
 PROMPT_SEED = -1
@@ -45,6 +47,19 @@ CONTROLS: dict[Part, Part] = {
 }
 """What a held-out part is compared with: the same tags, without the shapes, for no held-out part has any."""
 
+PART_TAGS: dict[Part, tuple[str, ...]] = {
+    "seen": TAGS,
+    "seen_style": ("single_object", "colors"),
+    "seen_count": ("counting",),
+    "heldout_style": ("single_object", "colors"),
+    "heldout_colour": ("colors",),
+    "heldout_relation": ("position",),
+    "heldout_count": ("counting",),
+    "heldout_language": ("colors",),
+    "heldout_concept": ("single_object", "colors"),
+}
+"""What the scenes of a part can be about: when there are enough of each, no more need be drawn."""
+
 SEARCHED: dict[Part, int] = {"seen_count": 80}
 """Scenes drawn for each prompt of a tag, where 40 are too few."""
 
@@ -63,21 +78,31 @@ class Prompt:
     """One right answer."""
 
 
-def prompts(part: Part, per_tag: int = 30) -> Sequence[Prompt]:
+def prompts(part: Part, per_tag: int = 30, selection: Selection = EVERYTHING) -> Sequence[Prompt]:
     """`per_tag` prompts for each tag that the part has, tags in GenEval's order, all different.
 
-    More of them begin with the same ones.
+    More of them begin with the same ones.  Of a selection there may be fewer, or none.
     """
     found: dict[str, dict[str, Prompt]] = defaultdict(dict)
-    for index in range(per_tag * SEARCHED.get(part, 40)):
-        shown = scene(PROMPT_SEED, index, _split(part))
-        if not _belongs(shown, part):
-            continue
+    for shown in _scenes(part, per_tag * SEARCHED.get(part, 40), selection):
         prompt = _prompt(shown, part)
         mine = found[prompt.record["tag"]]
         if len(mine) < per_tag:
             mine.setdefault(prompt.en, prompt)
+        if all(len(found[tag]) == per_tag for tag in PART_TAGS[part]):
+            break
     return [prompt for tag in TAGS for prompt in found[tag].values()]
+
+
+def _scenes(part: Part, count: int, selection: Selection) -> Iterator[Scene]:
+    """Those among the first `count` of a split that belong to a part; none where the split has nothing to draw."""
+    for index in range(count):
+        try:
+            shown = scene(PROMPT_SEED, index, _split(part), selection)
+        except NothingToDraw:
+            return
+        if _belongs(shown, part):
+            yield shown
 
 
 def _split(part: Part) -> Split:

@@ -39,6 +39,10 @@ PROPOSALS = 5_000
 HELDOUT_KINDS: dict[Split, Kind] = {"heldout_relation": "pair", "heldout_count": "count"}
 
 
+class NothingToDraw(ValueError):
+    """A split holds nothing of a selection."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """What is known of one picture."""
@@ -61,7 +65,7 @@ def scene(seed: int, index: int, split: Split = "train", selection: Selection = 
     """What picture `index` of `seed` shows.
 
     The removed concepts of `heldout_concept` are the same for every selection, for no selection holds them.  Raises
-    `ValueError` where a split holds nothing of a selection.
+    `NothingToDraw` where a split holds nothing of a selection.
     """
     dice = _dice(seed, index, split)
     kind, from_shapes = _kind(dice, split, selection.kinds)
@@ -69,7 +73,7 @@ def scene(seed: int, index: int, split: Split = "train", selection: Selection = 
         proposed = _propose(dice, kind, from_shapes, split, selection)
         if _belongs(proposed, split):
             return proposed
-    raise ValueError(f"nothing of the {split} split is in the selection of concepts; choose more")
+    raise NothingToDraw(f"nothing of the {split} split is in the selection of concepts; choose more")
 
 
 def sample(seed: int, index: int, split: Split = "train", selection: Selection = EVERYTHING) -> Sample:
@@ -204,7 +208,7 @@ def _colours(concept: str, split: Split) -> Sequence[str]:
 def pool(
     kind: Kind, from_shapes: bool, split: Split = "train", selection: Selection = EVERYTHING
 ) -> tuple[Concept, ...]:
-    """The concepts that can stand in such a scene; `ValueError` where there are too few for one."""
+    """The concepts that can stand in such a scene; `NothingToDraw` where there are too few for one."""
     concepts, held = (shape_concepts() if from_shapes else corpus().concepts), held_out()
     match split:
         case "all":
@@ -225,7 +229,7 @@ def pool(
         concepts = [c for c in concepts if c.is_countable]
     found = tuple(c for c in concepts if kind == "single" or not c.is_alone)
     if len(found) < (2 if kind == "pair" else 1):
-        raise ValueError(f"the selection has too few concepts for a {kind} scene of the {split} split; choose more")
+        raise NothingToDraw(f"the selection has too few concepts for a {kind} scene of the {split} split; choose more")
     return found
 
 

@@ -63,6 +63,17 @@ def listed(count: int | None = None) -> Sequence[str]:
     return concepts[:count]
 
 
+def selected(concepts: int | Path | None) -> Selection:
+    """The first concepts of Marmo's own list, those of a file, or everything."""
+    match concepts:
+        case None:
+            return EVERYTHING
+        case int() as count:
+            return Selection(frozenset(listed(count)))
+        case Path() as path:
+            return Selection(frozenset(read_concepts(path)))
+
+
 def read_concepts(path: Path) -> Sequence[str]:
     """The ids in a file, one per line, in its order; what follows a # is for people.  `ValueError` names a bad one."""
     try:

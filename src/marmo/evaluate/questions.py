@@ -8,6 +8,7 @@ from typing import get_args
 
 from marmo.data.captions import Language
 from marmo.data.prompts import Part, Prompt, prompts
+from marmo.data.selection import EVERYTHING, Selection
 
 PARTS: tuple[Part, ...] = get_args(Part)
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
@@ -49,12 +50,17 @@ def questions(
     per_tag: int = PER_TAG,
     languages: Sequence[Language] = LANGUAGES,
     seeds: int = SEEDS,
+    selection: Selection = EVERYTHING,
 ) -> list[Question]:
-    """All of them; those of one prompt and language stand together, seeds rising from 0."""
+    """All of them; those of one prompt and language stand together, seeds rising from 0.
+
+    Args:
+        selection: what the model knows.  Nothing else is asked but `heldout_concept`, which nobody knows.
+    """
     return [
         Question(part, number, prompt, language, seed)
         for part in parts
-        for number, prompt in _numbered(prompts(part, per_tag))
+        for number, prompt in _numbered(prompts(part, per_tag, selection))
         for language in languages
         for seed in range(seeds)
     ]

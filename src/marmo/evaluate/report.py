@@ -66,14 +66,19 @@ class Report:
     """Pictures beside the training pictures that they look like."""
 
 
-def facts(outcome: Outcome | None) -> dict[str, str]:
-    """What scores depend on, in words."""
+def facts(outcome: Outcome | None, concepts: Sequence[str] = ()) -> dict[str, str]:
+    """What scores depend on, in words.
+
+    Args:
+        concepts: the only ones that were asked for, if not all were.
+    """
     if outcome is None:
         return {}
     asked = [mark.question for mark in outcome.marks]
     seeds = sorted({question.seed for question in asked})
     return {
         "corpus": f"{corpus().version} ({corpus().digest[:8]})",
+        "concepts": f"{len(concepts) or len(corpus().concepts)} of {len(corpus().concepts)}",
         "pictures": f"{len(asked):,}" + (f", {outcome.unreadable} unreadable" if outcome.unreadable else ""),
         "prompts": f"{len({question.cluster for question in asked}):,}",
         "seeds": f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0]),

@@ -68,6 +68,7 @@ def _parameters(record: Record) -> dict[str, str | int | float | None]:
         **_masking(record),
         eta_key: request.eta if request.sampler and request.eta != ETA.get(request.sampler) else None,
         **_extras(request),
+        **_upscaling(record),
         "Discard penultimate sigma": True if discarded else None,
         "SGM noise multiplier": True if centred else None,
         "Prompt syntax": request.prompt_syntax if request.prompt_syntax != "a1111" else None,
@@ -91,6 +92,18 @@ def _extras(request: ImageRequest) -> dict[str, str | int | float | None]:
         "Hires prompt": hires.prompt,
         "Hires negative prompt": hires.negative_prompt,
         "Regions": _regions(request) if request.regions else None,
+    }
+
+
+def _upscaling(record: Record) -> dict[str, str | int | float | None]:
+    """As A1111 says it of a picture that two models have enlarged; of one model `Model` says it."""
+    upscale = record.request.upscale
+    if upscale.model is None:
+        return {}
+    return {
+        "Postprocess upscaler": record.model,
+        "Postprocess upscaler 2": PurePath(upscale.model).stem,
+        "Postprocess upscaler 2 visibility": upscale.share,
     }
 
 

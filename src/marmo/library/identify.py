@@ -18,13 +18,14 @@ from marmo.weights.fingerprint import known_hash, sample_hash, weights_hash
 from marmo.weights.kinds import Slot
 from marmo.weights.licence import licence_of
 
-Use = Literal["paint", "vae", "preview", "upscale", "evaluate"]
+Use = Literal["paint", "vae", "preview", "upscale", "evaluate", "pixels"]
 
 ALONE: dict[tuple[Slot, ...], tuple[str, Use | None]] = {
     ("vae",): ("autoencoder", "vae"),
     ("tiny_decoder",): ("tiny decoder", "preview"),
     ("rrdb",): ("upscaler", "upscale"),
     ("srvgg",): ("upscaler", "upscale"),
+    ("pixel_unet",): ("pixel diffusion", "pixels"),
     ("unet",): ("U-Net", None),
     ("text",): ("text encoder", None),
     ("clip",): ("CLIP", "evaluate"),

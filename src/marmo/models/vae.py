@@ -8,13 +8,14 @@ Shapes: B batch, C channels of a level, H W height and width, F the factor 2^(le
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from marmo.nn.attention import Attention
 from marmo.nn.blocks import ResBlock, Upsample
-from marmo.nn.engine import Conv2d, GroupNorm, pad
+from marmo.nn.engine import Conv2d, GroupNorm, Linear, pad
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,3 +168,101 @@ class Middle(nn.Module):
         x = self.res1(x)
         tokens = self.attention(rearrange(self.norm(x), "b c h w -> b (h w) c"))      # B HW C
         return self.res2(x + rearrange(tokens, "b (h w) c -> b c h w", h=x.shape[2]))
+
+
+CARRIER = 2.0
+"""What `begin_blurred` puts under the even channels, and takes from the odd ones."""
+UNCERTAIN = -5.0
+"""The logarithm of the variance with which it begins."""
+LOUDER = 4.0
+"""Its latents are block means times this, of about unit variance."""
+
+
+@torch.no_grad()
+def begin_blurred(vae: VAE) -> VAE:
+    """Weights with which an untrained autoencoder gives back, roughly, the mean colours of blocks.  Returns it.
+
+    torch's own draw loses colour for long: a group norm takes away whatever fills the picture, and every convolution
+    on the straight way halves the signal.  Here residual branches begin with nothing, the straight way copies, and
+    every channel carries a constant, up and down in turn, beside which a norm's mean and deviation hardly notice the
+    picture; the last norms take it away again.  The other channels of the encoder begin with details, drawn at random.
+
+    Raises `ValueError` for groups of an odd number of channels.
+    """
+    if any(channels // vae.config.num_groups % 2 for channels in vae.config.channels):
+        raise ValueError(f"groups must have an even number of channels; choose fewer than {vae.config.num_groups}")
+    for module in vae.modules():
+        match module:
+            case ResBlock():
+                _begin_block(module)
+            case Middle():
+                _zero(module.attention.out)
+            case Upsample():
+                _copying(module.conv)
+            case DownLevel(shrink=Conv2d() as shrink):
+                _begin_shrink(shrink)
+            case _:
+                pass
+    for half in (vae.encoder, vae.decoder):
+        _copying(half.conv_in, _carrier(half.conv_in.out_channels))
+        half.norm_out.weight.fill_(CARRIER)
+        half.norm_out.bias.copy_(1 - _carrier(half.norm_out.num_channels))       # 1: where SiLU is nearly straight
+    _begin_latents(vae)
+    return vae
+
+
+def _begin_block(block: ResBlock) -> None:
+    """Nothing on the branch; on the shortcut a copy, and a constant under the new channels."""
+    _zero(block.conv2)
+    if isinstance(block.shortcut, Conv2d):
+        fresh = _carrier(block.shortcut.out_channels)
+        fresh[: block.shortcut.in_channels] = 0                                       # the copied ones have theirs
+        _copying(block.shortcut, fresh)
+
+
+def _begin_shrink(conv: Conv2d) -> None:
+    """Colours are averaged; of other channels, differences of neighbours."""
+    weight, bias = conv.weight, _carrier(conv.out_channels)
+    weight.sub_(weight.mean((1, 2, 3), keepdim=True)).mul_(3**0.5)                    # as much out as in
+    weight[:3], bias[:3] = 0, 0
+    for colour in range(3):
+        weight[colour, colour, :2, :2] = 1 / 4
+    _bias(conv).copy_(bias)
+
+
+def _begin_latents(vae: VAE) -> None:
+    latents = vae.config.latent_channels
+    straight = F.silu(torch.ones(()))                                                 # what SiLU makes of the 1
+    out = vae.encoder.conv_out
+    out.weight[:3] = 0
+    for colour in range(3):
+        out.weight[colour, colour, 1, 1] = 1
+    _bias(out).zero_()[:3] = -straight
+    _copying(vae.to_moments)
+    vae.to_moments.weight[:latents] *= LOUDER
+    vae.to_moments.weight[latents:] = 0
+    _bias(vae.to_moments)[latents:] = UNCERTAIN
+    _copying(vae.from_latents)
+    vae.from_latents.weight /= LOUDER
+    _copying(vae.decoder.conv_out, -straight.expand(3))
+
+
+def _carrier(channels: int) -> Tensor:
+    """+, -, +, - ..."""
+    return CARRIER * torch.tensor([1.0, -1.0]).repeat(-(-channels // 2))[:channels]
+
+
+def _copying(conv: Conv2d, bias: Tensor | None = None) -> None:
+    nn.init.dirac_(conv.weight)
+    _bias(conv).copy_(torch.zeros_like(_bias(conv)) if bias is None else bias)
+
+
+def _zero(layer: Conv2d | Linear) -> None:
+    layer.weight.zero_()
+    if layer.bias is not None:
+        layer.bias.zero_()
+
+
+def _bias(conv: Conv2d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias

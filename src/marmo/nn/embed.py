@@ -12,3 +12,11 @@ def sinusoidal(t: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
     exponent = torch.arange(half, dtype=torch.float32, device=t.device) / half
     angles = t.float()[:, None] * torch.exp(-math.log(max_period) * exponent)         # B W/2
     return torch.cat([angles.cos(), angles.sin()], dim=-1)                            # B W
+
+
+def sinusoidal_2020(t: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
+    """Sines, then cosines, whose slowest has the whole period: as in the program of Ho et al. 2020.  t B -> B W"""
+    half = width // 2
+    exponent = torch.arange(half, dtype=torch.float32, device=t.device) / (half - 1)
+    angles = t.float()[:, None] * torch.exp(-math.log(max_period) * exponent)         # B W/2
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)                            # B W

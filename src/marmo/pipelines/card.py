@@ -10,6 +10,7 @@ from marmo.diffusion.noise import STABLE_DIFFUSION, Betas
 from marmo.files.names import model_name
 from marmo.files.record import VAE
 from marmo.models.clip_text import ClipTextConfig
+from marmo.models.pixel_unet import PixelUNetConfig
 from marmo.models.rrdb import RRDBConfig
 from marmo.models.srvgg import SRVGGConfig
 from marmo.models.unet import UNetConfig
@@ -17,7 +18,7 @@ from marmo.models.vae import VAEConfig
 from marmo.request import Defaults
 from marmo.weights.fingerprint import file_hash
 from marmo.weights.kinds import Slot, Task, task_of
-from marmo.weights.store import Tensors
+from marmo.weights.store import Tensors, from_state
 
 ToldKind = Literal["nothing", "size", "score", "noise"]
 """What a U-Net is told beside the words: where SDXL's training pictures came from and how large the result shall be, or
@@ -64,13 +65,39 @@ def _hashes(path: Path | None, files: tuple[Path, ...]) -> dict[str, str]:
     }
 
 
+@dataclass(frozen=True)
+class NoNetwork:
+    """Pixels stay as they are, for Lanczos' kernel to resample."""
+
+    scale: int = 1
+
+
 @dataclass(frozen=True, kw_only=True)
 class UpscalerCard(ModelCard):
     """A network of ESRGAN's kind, which makes pictures larger."""
 
-    config: RRDBConfig | SRVGGConfig
+    config: RRDBConfig | SRVGGConfig | NoNetwork
     tensors: Tensors
     """Under our names."""
+
+
+LANCZOS = UpscalerCard(path=Path("lanczos"), files=(), config=NoNetwork(), tensors=from_state({}))
+"""What is always there, under this name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelCard(ModelCard):
+    """A diffusion model whose one network paints pixels, without words."""
+
+    config: PixelUNetConfig
+    tensors: Tensors
+    """Under our names."""
+    betas: Betas
+    target: Target
+    bound: float | None
+    """What x0 is clipped to at every step, if it is."""
+    defaults: Defaults
+    licence: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,5 +135,5 @@ class LatentCard(ModelCard):
         return super().hashes() | other
 
 
-Card = LatentCard | UpscalerCard
+Card = LatentCard | PixelCard | UpscalerCard
 """One kind per pipeline."""

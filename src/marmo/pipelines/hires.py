@@ -20,7 +20,7 @@ from marmo.pipelines.card import LatentCard
 from marmo.pipelines.enlarge import RULES, enlarge_latents, enlarge_pixels
 from marmo.pipelines.painter import Decode, Painter, resolved
 from marmo.pipelines.tiling import wrap_of
-from marmo.pipelines.upscaler import Upscaler
+from marmo.pipelines.upscaler import Enlarge, Upscaler
 from marmo.request import Hires, ImageRequest
 
 MOST_STEPS = 1000
@@ -75,7 +75,7 @@ class Enlarging:
         """Whether pixels are enlarged and nothing is painted after that."""
         return len(self.walk.sigmas) == 1 and not self.how.keeps_latents
 
-    def begin(self, latents: Tensor, source: sources.NoiseSource) -> Generator[Decode, None, Beginning]:
+    def begin(self, latents: Tensor, source: sources.NoiseSource) -> Generator[Decode | Enlarge, None, Beginning]:
         """Where the second walk begins, after a first to these latents.  B C H W -> B C of its size, float32."""
         factor = self.painter.card.vae.factor
         shape = latents.shape[1], self._height // factor, self._width // factor
@@ -83,13 +83,13 @@ class Enlarging:
         larger = yield from self._latents(latents, source, shape)
         return Beginning(larger + noise)
 
-    def finish(self, pixels: Tensor, wrap: Wrap) -> Tensor:
+    def finish(self, pixels: Tensor, wrap: Wrap) -> Generator[Enlarge, None, Tensor]:
         """Decoded pixels, of the first pass's size where the second paints nothing -> B 3 of the second's."""
-        return self._enlarged(pixels, wrap) if self.is_all else pixels
+        return (yield from self._enlarged(pixels, wrap)) if self.is_all else pixels
 
     def _latents(
         self, latents: Tensor, source: sources.NoiseSource, shape: tuple[int, int, int]
-    ) -> Generator[Decode, None, Tensor]:
+    ) -> Generator[Decode | Enlarge, None, Tensor]:
         """Larger latents, through pixels where these are what is enlarged."""
         rule, wrap = RULES.get(resolved(self.how.upscaler)), wrap_of(self.walk.request)
         if rule is not None:
@@ -97,13 +97,15 @@ class Enlarging:
         draws = torch.split(source.normal(shape).to(latents.device), 1)
         decoded = [Decode(self.painter, row, wrap) for row in torch.split(latents, 1)]
         yield from decoded
-        pictures = (self._enlarged(resolved(one.pixels), wrap) for one in decoded)
-        moments = (self.painter.moments(picture, wrap) for picture in pictures)
-        return torch.cat([moment.sample(draw) for moment, draw in zip(moments, draws, strict=True)])
+        larger: list[Tensor] = []
+        for one, draw in zip(decoded, draws, strict=True):
+            picture = yield from self._enlarged(resolved(one.pixels), wrap)
+            larger.append(self.painter.moments(picture, wrap).sample(draw))
+        return torch.cat(larger)
 
-    def _enlarged(self, pixels: Tensor, wrap: Wrap) -> Tensor:
+    def _enlarged(self, pixels: Tensor, wrap: Wrap) -> Generator[Enlarge, None, Tensor]:
         if self.upscaler is not None and self.how.model is not None:
-            pixels = self.upscaler.enlarge(pixels, wrap)
+            pixels = yield from self.upscaler.works(pixels, wrap, [], self.upscaler.num_pieces(pixels, wrap))
         return enlarge_pixels(pixels, self._height, self._width, wrap)
 
     @property

@@ -21,13 +21,14 @@ from marmo.pipelines.card import LatentCard
 from marmo.pipelines.events import Event, Result, Stage, Step
 from marmo.pipelines.experts import Expert, check_model, check_refiner, check_told, chosen, hand_over, refining
 from marmo.pipelines.hires import Enlarging, Pass, check_hires, second_request, stretched
+from marmo.pipelines.known_words import word_notes
 from marmo.pipelines.painter import Ask, Decode, Painter, resolved
 from marmo.pipelines.pixels import to_pictures
 from marmo.pipelines.preview import linear_preview, tiny_preview
 from marmo.pipelines.provenance import records, weight_hashes
 from marmo.pipelines.residence import Residence
 from marmo.pipelines.tiling import wrap_of
-from marmo.pipelines.upscaler import Upscaler
+from marmo.pipelines.upscaler import Enlarge, Upscaler
 from marmo.request import ImageRequest
 
 
@@ -89,12 +90,12 @@ class LatentDiffusion(Painter):
         Raises `ValueError` for a request that this model cannot paint, and for weights that give no numbers.
         """
         for event in self.walk(request):
-            if isinstance(event, Ask | Decode):
+            if isinstance(event, Ask | Decode | Enlarge):
                 event.answer()
             else:
                 yield event
 
-    def walk(self, request: ImageRequest) -> Iterator[Event | Ask | Decode]:
+    def walk(self, request: ImageRequest) -> Iterator[Event | Ask | Decode | Enlarge]:
         """The way of a request to its pictures, driven from outside: what is asked must be answered before the next.
 
         `stream` answers at once; a server answers many walks together.  The events, and what is raised, are `stream`'s.
@@ -110,6 +111,7 @@ class LatentDiffusion(Painter):
         yield Stage("encoding")
         begun = opening.begin()
         experts, notes = self._experts(first, begun.beside)
+        notes += word_notes(self.card.concepts, request)
         again = [self._experts(walk, None) for walk in passes[1:]]
         latents = yield from self._paint(first, source, begun, experts)
         enlarging = None
@@ -125,9 +127,10 @@ class LatentDiffusion(Painter):
         wrap = wrap_of(request)
         decoded = [Decode(self, row, wrap) for row in torch.split(latents, 1)]
         yield from decoded
-        pixels = [resolved(one.pixels) for one in decoded]
-        if enlarging is not None:
-            pixels = [enlarging.finish(whole, wrap) for whole in pixels]
+        pixels: list[Tensor] = []
+        for one in decoded:
+            whole = resolved(one.pixels)
+            pixels.append(whole if enlarging is None else (yield from enlarging.finish(whole, wrap)))
         pictures = tuple(opening.finish(picture) for whole in pixels for picture in to_pictures(whole))
         notes += (first_stage.WIDENED,) * any(one.widened for one in decoded)
         notes += (first_stage.IN_SMALL_TILES,) * any(one.small for one in decoded)

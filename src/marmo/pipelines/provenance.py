@@ -18,6 +18,7 @@ def records(
     device: torch.device,
     dtype: torch.dtype,
     upscaler: UpscalerCard | None = None,
+    second: UpscalerCard | None = None,
 ) -> tuple[Record, ...]:
     """One record for each picture of a resolved request, which these models made.
 
@@ -25,14 +26,16 @@ def records(
         cards: the model, and its refiner if that has painted.
         sigmas: the noise levels of the first pass and, after it, of the second.
         upscaler: the model that enlarged between two passes.
+        second: the second of two models that enlarged a picture.
     """
     names = [card.name for card in cards]  # where they lie is nobody's business
     refiner = request.refiner.model_copy(update={"model": names[1]}) if names[1:] else request.refiner
     hires = request.hires.model_copy(update={"model": upscaler.name}) if upscaler else request.hires
     vae = model_name(cards[0].vae_path) if isinstance(cards[0], LatentCard) else None
-    models = {"model": names[0], "refiner": refiner, "hires": hires, "vae": vae}
+    upscale = request.upscale.model_copy(update={"model": second.name}) if second else request.upscale
+    models = {"model": names[0], "refiner": refiner, "hires": hires, "upscale": upscale, "vae": vae}
     request = request.model_copy(update=models)
-    weights = weight_hashes(cards, upscaler)
+    weights = weight_hashes(cards, upscaler or second)
     return tuple(
         Record(
             marmo=VERSION,

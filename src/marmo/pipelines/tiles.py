@@ -4,10 +4,11 @@ Shapes: B batch, C channels, H W height and width in cells; a cell is `inner` nu
 result wide (a latent is 1 number before the decoder and 8 behind it).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from itertools import pairwise, product
 from math import ceil
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -34,22 +35,41 @@ Piece = Callable[[Tensor, Wrap], Tensor]
 
 
 def in_tiles(function: Piece, x: Tensor, channels: int, grid: Grid, wrap: Wrap) -> Tensor:
-    """`function(x)`, of `channels`, tile by tile where x is large.
+    """`function(x)`, of `channels`, tile by tile where x is large; see `one_by_one`."""
+    walk = one_by_one(x, channels, grid, wrap)
+    try:
+        part = next(walk)
+        while True:
+            part = walk.send(function(*part))
+    except StopIteration as end:
+        return cast(Tensor, end.value)
+
+
+def one_by_one(x: Tensor, channels: int, grid: Grid, wrap: Wrap) -> Generator[tuple[Tensor, Wrap], Tensor, Tensor]:
+    """Yields the pieces of x, is sent what becomes of each, of `channels`, and returns the whole.
 
     Along an axis that wraps, tiles go on over the edge, so that the result's edges fit as its middle does.
     """
     height, width = x.shape[2] // grid.inner, x.shape[3] // grid.inner
     if height * width <= grid.whole:
-        return function(x, wrap)
+        return (yield x, wrap)
     own = Wrap(wrap.height and height <= grid.tile, wrap.width and width <= grid.tile)
     total = x.new_zeros(x.shape[0], channels, height * grid.outer, width * grid.outer)
     down, along = _tiles(height, grid, wrap.height), _tiles(width, grid, wrap.width)
     for (top, above), (left, beside) in product(down, along):
         rows, columns = _cells(top, height, grid), _cells(left, width, grid)
-        piece = function(_cut(x, rows, columns, grid.inner), own)
+        piece = yield _cut(x, rows, columns, grid.inner), own
         place = _numbers(rows, grid.outer)[:, None], _numbers(columns, grid.outer)
         total[:, :, *place] += piece * (above[:, None] * beside).to(x.device)
     return total
+
+
+def num_pieces(x: Tensor, grid: Grid, wrap: Wrap) -> int:
+    """How many `one_by_one` yields."""
+    height, width = x.shape[2] // grid.inner, x.shape[3] // grid.inner
+    if height * width <= grid.whole:
+        return 1
+    return len(starts(height, grid, wrap.height)) * len(starts(width, grid, wrap.width))
 
 
 def starts(length: int, grid: Grid, wraps: bool) -> list[int]:

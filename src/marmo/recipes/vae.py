@@ -37,7 +37,7 @@ from marmo.data.splits import Split
 from marmo.evaluate.oracle import load_oracle
 from marmo.models.discriminator import PATCHES_70, Discriminator, DiscriminatorConfig
 from marmo.models.resnet import ResNet
-from marmo.models.vae import KL_F8, VAE, Moments, VAEConfig
+from marmo.models.vae import KL_F8, VAE, Moments, VAEConfig, begin_blurred
 from marmo.models.vq import VQ, VQConfig
 from marmo.train import ema, optim
 from marmo.train.run import Run, leave, start
@@ -250,7 +250,12 @@ def build(config: Config) -> Autoencoder:
         if config.model != KL_F8:
             raise ValueError(f"{config.from_} brings its own model: give either --from or --model")
         return Autoencoder(_opened(config.from_))
-    return Autoencoder(VQ(config.model) if isinstance(config.model, VQConfig) else VAE(config.model))
+    return Autoencoder(VQ(config.model) if isinstance(config.model, VQConfig) else _untrained(config.model))
+
+
+def _untrained(config: VAEConfig) -> VAE:
+    paired = all(channels // config.num_groups % 2 == 0 for channels in config.channels)
+    return begin_blurred(VAE(config)) if paired else VAE(config)
 
 
 def main(config: Config, source: Source | None = None) -> Path:

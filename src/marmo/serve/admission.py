@@ -4,7 +4,6 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from marmo.request import ImageRequest
 from marmo.serve.dispatching import Dispatcher
 from marmo.serve.job import DiskFull, Draining, QueueFull, Refusal, Unready
 from marmo.serve.journal import JournalError
@@ -38,8 +37,8 @@ class Admission:
         self._arriving = Counter[str]()
         self.refused = 0
 
-    def enter(self, owner: str, request: ImageRequest, input_bytes: int) -> None:
-        """Let a job in; `leave` follows when it waits, or does not.
+    def enter(self, owner: str, num_bytes: int) -> None:
+        """Let a job in that will need so many bytes on the disk; `leave` follows when it waits, or does not.
 
         Raises `Draining`, `QueueFull`, `DiskFull`, `Unready`.
         """
@@ -47,7 +46,7 @@ class Admission:
             raise Draining
         self._check_line("server", len(self._line.schedule) + self._arriving.total(), self._limits.waiting)
         self._check_line("owner", self._line.schedule.waiting(owner) + self._arriving[owner], self._limits.per_owner)
-        self._check_disk(input_bytes + picture_bytes(request))
+        self._check_disk(num_bytes)
         self._arriving[owner] += 1
 
     def leave(self, owner: str) -> None:
@@ -76,6 +75,6 @@ class Admission:
         return DiskFull(MARGIN) if self._storage.is_full else Unready("the journal cannot be written now; try again")
 
 
-def picture_bytes(request: ImageRequest) -> int:
-    """The most that a resolved request's pictures may take: what PNG makes of noise."""
-    return 4 * request.num_images * (request.width or 512) * (request.height or 512)
+def picture_bytes(number: int, size: tuple[int, int]) -> int:
+    """The most that pictures of this size may take: what PNG makes of noise."""
+    return 4 * number * size[0] * size[1]

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from marmo.pipelines.painter import Ask, Decode, answer_together
+from marmo.pipelines.upscaler import Enlarge
 from marmo.serve import troubles
 from marmo.serve.contract import Failed, Report, Stopped, Task
 from marmo.serve.hands import Hands
@@ -68,8 +69,8 @@ class Batch:
         first = next(iter(self._paintings.values()))
         if isinstance(first.work, Ask):
             self._ask(self._group(first))
-        elif isinstance(first.work, Decode):
-            self._decode(first)
+        elif first.work is not None:
+            self._whole(first, first.work)
         else:
             self._open(first)
 
@@ -81,9 +82,10 @@ class Batch:
             with self._timed("encoding", painting):
                 self._advance(painting)
 
-    def _decode(self, painting: Painting) -> None:
+    def _whole(self, painting: Painting, work: Decode | Enlarge) -> None:
+        """A picture, or a piece of one, which shares its work with no other."""
         self._served(painting)
-        with self._timed("decoding", painting):
+        with self._timed("decoding" if isinstance(work, Decode) else "enlarging", painting):
             self._alone(painting)
 
     def _ask(self, group: Sequence[Painting]) -> None:
@@ -177,7 +179,7 @@ class Batch:
     def _timed(self, kind: Kind, *paintings: Painting) -> Generator[None]:
         """Tell the supervisor what is done, so that it knows how long to wait."""
         rows = sum(map(_rows, paintings))
-        operation = Operation(kind, paintings[0].batch, max(1, rows))
+        operation = Operation(kind, _likeness(paintings[0]), max(1, rows))
         self._tell(Began(operation))
         start = time.monotonic()
         yield
@@ -189,6 +191,14 @@ def _form(painting: Painting) -> Hashable:
     if painting.task.invariant or not isinstance(painting.work, Ask):
         return None
     return id(painting.work.painter), frozenset(question.x.shape[1:] for question in painting.work.questions)
+
+
+def _likeness(painting: Painting) -> str:
+    """The same for operations that take about as long as one another."""
+    work = painting.work
+    if not isinstance(work, Enlarge):
+        return painting.batch
+    return f"{work.upscaler.card.name} {'x'.join(str(side) for side in work.pixels.shape[2:])}"
 
 
 def _rows(painting: Painting) -> int:

@@ -8,7 +8,7 @@ async def generate(http: Request, here: Here, caller: Caller, body: Body) -> Ans
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, cast
@@ -99,14 +99,27 @@ async def hand_in(here: Context, caller: User, request: ImageRequest, key: str |
     check_request(request, limits)
     try:
         check_size(request, here.jobs.model(request.model).defaults, limits)
-        for model in (request.refiner.model, request.hires.model):
-            if model is not None:
-                here.jobs.model(model)  # a catalogue id too, never a path
+        for place, id, paints in others_of(request):
+            if here.jobs.model(id).defaults.paints is not paints:  # a catalogue id too, never a path
+                what = "paints" if paints else "only enlarges"
+                raise Problem(422, "model_unknown", f"{place} must be a model that {what}", facts={"field": place})
+        if request.upscale.model is not None:
+            check_size(request, here.jobs.model(request.upscale.model).defaults, limits)
         return await here.jobs.submit(request, caller.name, key, priority)
     except UnknownModel as error:
         raise Problem(422, "model_unknown", str(error)) from None
     except ValueError as error:
         raise Problem(422, "request_refused", str(error)) from None
+
+
+def others_of(request: ImageRequest) -> Iterator[tuple[str, str, bool]]:
+    """The models that a request names beside its own: where, which, and whether they must paint."""
+    named = (
+        ("refiner.model", request.refiner.model, True),
+        ("hires.model", request.hires.model, False),
+        ("upscale.model", request.upscale.model, False),
+    )
+    yield from ((place, id, paints) for place, id, paints in named if id is not None)
 
 
 async def finished(here: Context, http: Request, job: Job) -> Job:

@@ -9,10 +9,9 @@ WEIGHT = 0.2
 """Of the newest step in the running mean."""
 
 
-def work_of(request: ImageRequest) -> float:
-    """Of a resolved request; a family without steps or sizes counts as one step of 512 x 512."""
-    pixels = (request.width or 512) * (request.height or 512)
-    return float((request.steps or 1) * request.num_images * pixels)
+def work_of(request: ImageRequest, size: tuple[int, int]) -> float:
+    """Of a resolved request for pictures of this size; a family without steps counts as one step."""
+    return float((request.steps or 1) * request.num_images * size[0] * size[1])
 
 
 class Forecast:

@@ -48,7 +48,7 @@ class Job:
     attempt: int
     """How often it was begun."""
     crashes: int
-    """How often it was in hand when a worker or the server died; the third is the last."""
+    """How often it was in hand when a worker died; the third is the last."""
     created: float
     """Unix time, as are `started` and `finished`."""
     started: float | None = None

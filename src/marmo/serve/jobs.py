@@ -12,6 +12,8 @@ Everything here runs in one event loop; nothing in it blocks that loop on a disk
 import asyncio
 import hashlib
 import secrets
+import sqlite3
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -24,12 +26,12 @@ from marmo.files.pictures import find_record
 from marmo.files.record import Record
 from marmo.request import ImageRequest
 from marmo.serve import gallery, rows
-from marmo.serve.admission import USUAL, Admission, Limits
+from marmo.serve.admission import USUAL, Admission, Limits, picture_bytes
+from marmo.serve.backups import Plan
 from marmo.serve.clock import SYSTEM, Clock, Watch
 from marmo.serve.contract import Engine, Model
 from marmo.serve.disk import Database, Disk, LocalDisk
 from marmo.serve.dispatching import PLAIN, Dispatcher, Style
-from marmo.serve.ending import MAX_CRASHES
 from marmo.serve.forecasting import work_of
 from marmo.serve.hub import Hub
 from marmo.serve.inputs import detach
@@ -47,6 +49,7 @@ from marmo.serve.job import (
     Unready,
 )
 from marmo.serve.journal import JournalError
+from marmo.serve.limits import final_size, resolved
 from marmo.serve.prospect import Prospect
 from marmo.serve.rows import Change, NewJob, Waiting
 from marmo.serve.storage import Storage
@@ -55,6 +58,10 @@ T = TypeVar("T")
 
 TICK = 1.0
 """Seconds between two looks at the disk and at the queue's order."""
+
+
+LOOK = 600.0
+"""Seconds between two looks at whether the journal is to be copied."""
 
 
 class Jobs:
@@ -68,9 +75,11 @@ class Jobs:
         style: Style = PLAIN,
         disk: Disk | None = None,
         clock: Clock = SYSTEM,
+        copies: Plan | None = None,
     ) -> None:
         self._clock = clock
-        self._storage = Storage(folder, disk or LocalDisk(), limits.reserve)
+        self._storage = Storage(folder, disk or LocalDisk(), limits.reserve, copies)
+        self._copied = Counter[str]()
         self._hub = Hub()
         self._line = Dispatcher(engine, self._storage, self._hub, clock, style)
         self._prospect = Prospect(self._line, clock)
@@ -83,11 +92,12 @@ class Jobs:
         Raises `ValueError` where another server holds the folder or the journal is damaged.
         """
         async with self._storage.opened():
-            recover = partial(rows.recover, now=self._clock.wall(), max_crashes=MAX_CRASHES)
+            recover = partial(rows.recover, now=self._clock.wall())
             for row in await self._storage.write(recover):
                 self._line.add(row)
             self._line.start()
-            chores = [asyncio.create_task(self._keep_house()), asyncio.create_task(self._storage.sweep())]
+            work = (self._keep_house(), self._storage.sweep(), self._keep_copies())
+            chores = [asyncio.create_task(chore) for chore in work]
             try:
                 yield
             finally:
@@ -122,12 +132,13 @@ class Jobs:
             if known is not None:
                 return await self.get(known)
         model = self.model(request.model)
-        whole = request.model_copy(update={"model": model.id}).resolve(model.defaults)
+        whole = resolved(request.model_copy(update={"model": model.id}), model.defaults)
+        size = final_size(whole, model.defaults)
         bare, pictures = detach(whole)
-        self._admission.enter(owner, bare, sum(map(len, pictures.values())))
+        self._admission.enter(owner, sum(map(len, pictures.values())) + picture_bytes(whole.num_images, size))
         new = NewJob(
             id=secrets.token_hex(16), owner=owner, key=key, digest=digest, priority=priority, request=bare,
-            inputs={}, work=work_of(bare), created=self._clock.wall(),
+            inputs={}, work=work_of(bare, size), created=self._clock.wall(),
         )  # fmt: skip
         return await asyncio.shield(asyncio.ensure_future(self._enter(new, pictures)))
 
@@ -234,16 +245,22 @@ class Jobs:
     @property
     def models(self) -> tuple[Model, ...]:
         """What the engine can paint with; empty until it is ready.  The first is the default."""
-        return self._line.models
+        return tuple(model for model in self._line.models if model.defaults.paints)
+
+    @property
+    def upscalers(self) -> tuple[Model, ...]:
+        """What it can only enlarge pictures with."""
+        return tuple(model for model in self._line.models if not model.defaults.paints)
 
     def model(self, id: str | None = None) -> Model:
-        """One of them, by default the first; raises `UnknownModel`, and `Unready` while there is none."""
-        if not self.models:
+        """Any of both, by default the first that paints; raises `UnknownModel`, and `Unready` while there is none."""
+        known = (*self.models, *self.upscalers)
+        if not known or (id is None and not self.models):
             raise Unready("no model is ready yet")
-        for model in self.models:
+        for model in known:
             if id in (None, model.id):
                 return model
-        raise UnknownModel(f"there is no model {str(id)[:100]!r}; there are {', '.join(m.id for m in self.models)}")
+        raise UnknownModel(f"there is no model {str(id)[:100]!r}; there are {', '.join(m.id for m in known)}")
 
     def health(self) -> Health:
         """Whether new jobs would be taken and painted."""
@@ -265,6 +282,8 @@ class Jobs:
             "worker_deaths_total": self._line.counts["worker_deaths"],
             "jobs_waiting": len(self._line.schedule),
             "jobs_running": len(self._line.in_hand),
+            "journal_copies_total": self._copied["made"],
+            "journal_copies_failed_total": self._copied["failed"],
             "listeners": self._hub.listeners,
             "disk_trouble": float(self._storage.trouble is not None),
         }
@@ -353,6 +372,15 @@ class Jobs:
                 self._prospect.tell_all()
                 if watch.is_due():
                     await self._storage.purge(self._clock.wall())
+
+    async def _keep_copies(self) -> None:
+        """Copies the journal once a day, beginning now if today has no copy yet."""
+        while True:
+            try:
+                self._copied["made"] += await self._storage.back_up(self._clock.wall())
+            except (OSError, sqlite3.Error):  # the journal itself is well, or its writer says so
+                self._copied["failed"] += 1
+            await asyncio.sleep(LOOK)
 
     async def _heal(self) -> None:
         """After trouble: jobs that are in the journal, though nobody was told, come into the line."""

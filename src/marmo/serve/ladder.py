@@ -1,7 +1,7 @@
 """When memory runs out: the same work again with more room, then in smaller pieces, then not at all.
 
     1. as it came                      2. again, after every cache has let go
-    3. piece by piece: each row of the network alone, each picture decoded in small tiles
+    3. piece by piece: each row of the network alone, each picture decoded or enlarged in small tiles
 
 A walk stands still until its work is answered, so nothing that was painted is lost on the way down.
 """
@@ -9,6 +9,7 @@ A walk stands still until its work is answered, so nothing that was painted is l
 from collections.abc import Callable, Sequence
 
 from marmo.pipelines.painter import Ask, Decode
+from marmo.pipelines.upscaler import Enlarge
 from marmo.serve import troubles
 
 
@@ -27,7 +28,7 @@ def climb_down(rungs: Sequence[Callable[[], None]], relieve: Callable[[], None])
     rungs[-1]()
 
 
-def rungs(work: Ask | Decode) -> Sequence[Callable[[], None]]:
+def rungs(work: Ask | Decode | Enlarge) -> Sequence[Callable[[], None]]:
     """The ways to answer one walk's work, the next always with less memory."""
     pieces = work.answer_by_rows if isinstance(work, Ask) else work.answer_in_tiles
     return work.answer, work.answer, pieces

@@ -6,7 +6,7 @@ from typing import Literal
 from marmo.serve.contract import Failed, Finished, Previewed, Ready, Staged, Stepped, Stopped, Task
 from marmo.serve.frames import Vocabulary
 
-Kind = Literal["opening", "encoding", "step", "decoding"]
+Kind = Literal["opening", "encoding", "step", "decoding", "enlarging"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +19,8 @@ class Setup:
     dtype: str | None = None
     preview: str | None = None
     """A tiny decoder's file."""
+    upscalers: bool = False
+    """Whether to offer Lanczos and the upscalers of the library, too."""
     cache_bytes: int | None = None
     """For models and texts that no request needs at the moment; by default half of the device's memory."""
     threads: int | None = None

@@ -28,7 +28,7 @@ RETRY = 512
 def batch_key(request: ImageRequest) -> str:
     """The same for resolved requests whose questions one call of the network can answer."""
     hires = request.hires
-    models = f"{request.model} {request.refiner.model} {request.vae} {hires.model}"
+    models = f"{request.model} {request.refiner.model} {request.vae} {hires.model} {request.upscale.model}"
     sizes = f"{request.width}x{request.height} {hires.scale} {hires.width}x{hires.height}"
     return f"{models} {request.prediction} {request.zero_snr} {sizes}"
 
@@ -99,8 +99,10 @@ class Pace:
             return self._cap(batch)
 
     def fits(self, request: ImageRequest, running: Sequence[ImageRequest]) -> bool:
-        """Whether a request may join those that run."""
+        """Whether a request may join those that run.  One whose size is open joins nobody: only the worker knows it."""
         batch = batch_key(request)
+        if running and (request.width is None or request.height is None):
+            return False
         if any(batch_key(other) != batch for other in running):
             return False
         return not running or num_rows(request) + sum(map(num_rows, running)) <= self.cap(batch)

@@ -13,6 +13,7 @@ from marmo.files.pictures import encode_picture
 from marmo.pipelines.events import Event, Result, Stage, Step
 from marmo.pipelines.latent import LatentDiffusion
 from marmo.pipelines.painter import Ask, Decode
+from marmo.pipelines.upscaler import Enlarge, Upscaler
 from marmo.serve import troubles
 from marmo.serve.contract import Finished, Previewed, Report, Staged, Stepped, Task
 from marmo.serve.pace import batch_key
@@ -32,12 +33,12 @@ class Painting:
     def __init__(self, task: Task, tell: Callable[[Report], None], crowded: Callable[[], bool]) -> None:
         self.task, self._tell, self._crowded = task, tell, crowded
         self.batch = batch_key(task.request)
-        self.model: LatentDiffusion | None = None
-        self.work: Ask | Decode | None = None
+        self.model: LatentDiffusion | Upscaler | None = None
+        self.work: Ask | Decode | Enlarge | None = None
         """What must be answered before the walk goes on; none before the start and behind the end."""
         self.ended = False
         self.begun_again = False
-        self._walk: Iterator[Event | Ask | Decode] = iter(())
+        self._walk: Iterator[Event | Ask | Decode | Enlarge] = iter(())
         self._last: tuple[int, int] | None = None
         self._since = 0.0
 
@@ -45,7 +46,12 @@ class Painting:
         """Find the models, and stand before the walk."""
         self._tell(Staged(self.task.job, self.task.attempt, "loading"))
         self.model = stock.find(self.task.request)
-        self._walk = self.model.walk(stock.painted(self.task.request))
+        request, size = stock.painted(self.task.request), ("width", "height")
+        if any(getattr(request, side) is None for side in size):  # the picture that it starts from decides
+            request = self.model.resolve(request)
+            sized = {side: getattr(request, side) for side in size}
+            self.batch = batch_key(self.task.request.model_copy(update=sized))
+        self._walk = self.model.walk(request)
 
     def begin_again(self) -> None:
         """Back to where `open` is due; what was painted is forgotten, and comes out the same."""
@@ -58,10 +64,12 @@ class Painting:
 
     def advance(self) -> None:
         """On to the next work, or to the end."""
+        if isinstance(self.work, Enlarge) and isinstance(self.model, Upscaler):  # its pieces are its steps
+            self._count(self.work.index, self.work.total)
         self.work = None
         for event in self._walk:
             match event:
-                case Ask() | Decode():
+                case Ask() | Decode() | Enlarge():
                     self.work = event
                     return
                 case Stage():
@@ -76,13 +84,17 @@ class Painting:
         """A step is told once, at the first of its answers: Heun's has two."""
         if self._last == (step.index, step.total):
             return
-        now = time.monotonic()
         total = max(step.total, step.index + 1)
-        self._tell(Stepped(self.task.job, self.task.attempt, step.index, total, now - self._since))
-        self._last, self._since = (step.index, step.total), now
+        self._count(step.index, total)
+        self._last = step.index, step.total
         every = self.task.preview_every
         if every and (step.index + 1) % every == 0 and step.index + 1 < total and not self._crowded():
             self._preview(step)
+
+    def _count(self, index: int, total: int) -> None:
+        now = time.monotonic()
+        self._tell(Stepped(self.task.job, self.task.attempt, index, total, now - self._since))
+        self._since = now
 
     def _preview(self, step: Step) -> None:
         """No picture is lost for a preview that memory has no room for."""

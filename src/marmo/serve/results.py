@@ -2,6 +2,7 @@
 
     files/ab/abcdef...            temp, fsync, rename, fsync the folder; only then may a row name it
     thumbnails/ab/abcdef....webp  made when first asked for
+    unnamed/abcdef....png         what an older journal, put back from a copy, does not name
 
 A file that no row names is an orphan of a crash.  What a write is about to name is held, so that no sweep takes it.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 from PIL import Image
 
 from marmo.serve.disk import Disk
+from marmo.serve.headers import read_header
 from marmo.serve.job import Unknown
 
 THUMBNAIL_SIDE = 320  # pixels
@@ -28,6 +30,7 @@ class Results:
 
     def __init__(self, folder: Path, disk: Disk) -> None:
         self._files, self._thumbnails, self._disk = folder / "files", folder / "thumbnails", disk
+        self._unnamed = folder / "unnamed"
         self._boot = secrets.token_hex(4)
         self._held: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -86,13 +89,31 @@ class Results:
                     self._disk.remove(self._path(sha256))
                     self._disk.remove(self._thumbnails / sha256[:2] / f"{sha256}.webp")
 
-    def sweep(self, folder: str, unused: Callable[[list[str]], list[str]]) -> None:
-        """Remove what no row names, and what a killed server had begun to write, from one of `folders`."""
+    def sweep(self, folder: str, unused: Callable[[list[str]], list[str]], keeps: bool = False) -> None:
+        """Remove what no row names, and what a killed server had begun to write, from one of `folders`.
+
+        Args:
+            keeps: whether whole files that no row names go to `unnamed`, for people to look at.
+        """
         names = self._disk.names(self._files / folder)
         for name in names:
             if name.startswith(".") and not name.startswith(f".{self._boot}"):
                 self._disk.remove(self._files / folder / name)
-        self.remove(unused([name for name in names if not name.startswith(".")]))
+        orphans = unused([name for name in names if not name.startswith(".")])
+        if keeps and orphans:
+            self._put_aside(orphans)
+        else:
+            self.remove(orphans)
+
+    def _put_aside(self, orphans: Iterable[str]) -> None:
+        """Out of the folders that are swept, under names that viewers know; not what is held."""
+        self._disk.make_folder(self._unnamed)
+        with self._lock:
+            for sha256 in orphans:
+                if sha256 not in self._held:
+                    suffix = _suffix(self._disk.read(self._path(sha256)))
+                    self._disk.rename(self._path(sha256), self._unnamed / f"{sha256}{suffix}")
+        self._disk.sync(self._unnamed)
 
     def _put(self, sha256: str, data: bytes) -> None:
         path = self._path(sha256)
@@ -119,6 +140,13 @@ class Results:
 
     def _path(self, sha256: str) -> Path:
         return self._files / sha256[:2] / sha256
+
+
+def _suffix(data: bytes) -> str:
+    try:
+        return f".{read_header(data).format.lower()}"
+    except ValueError:
+        return ""
 
 
 def _shrink(data: bytes) -> bytes:

@@ -128,22 +128,24 @@ def ask_to_cancel(database: Database, job: str) -> None:
     database.execute("UPDATE jobs SET cancelling = 1 WHERE id = ? AND state = 'running'", (job,))
 
 
-def recover(database: Database, now: float, max_crashes: int) -> list[Waiting]:
-    """What was running when the server died waits again, is cancelled as it was asked, or has crashed too often."""
-    rows = database.execute("SELECT id, attempt, crashes, cancelling FROM jobs WHERE state = 'running'")
-    for id, attempt, crashes, cancelling in cast(list[tuple[str, int, int, int]], rows):
-        if cancelling:
-            move(
-                database,
-                Change(job=id, before="running", attempt=attempt, after="cancelled", kind="cancelled", time=now),
-            )
-        else:
-            move(database, crash(id, attempt, crashes, max_crashes, now, "the server died"))
+def recover(database: Database, now: float) -> list[Waiting]:
+    """What was running when the server died waits again, or is cancelled as it was asked.
+
+    No crash is counted: had the worker died of the job, the server would have lived to write that down.
+    """
+    rows = database.execute("SELECT id, attempt, cancelling FROM jobs WHERE state = 'running'")
+    for id, attempt, cancelling in cast(list[tuple[str, int, int]], rows):
+        after, kind = ("cancelled", "cancelled") if cancelling else ("queued", "parked")
+        said = None if cancelling else "the server was killed"
+        change = Change(
+            job=id, before="running", attempt=attempt, after=after, kind=kind, time=now, message=said
+        )  # fmt: skip
+        move(database, change)
     return waiting(database)
 
 
 def crash(job: str, attempt: int, crashes: int, max_crashes: int, now: float, reason: str) -> Change:
-    """What becomes of a running job whose worker or server is gone."""
+    """What becomes of a running job whose worker has died."""
     if crashes + 1 < max_crashes:
         return Change(
             job=job, before="running", attempt=attempt, after="queued", kind="parked", time=now, crashed=True,

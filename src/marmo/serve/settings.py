@@ -20,6 +20,8 @@ class Limits:
     prompt_chars: int = 32_000
     paint_pixels: int = 2048 * 2048
     """Of one picture that is asked for."""
+    enlarge_pixels: int = 32 * MEGAPIXEL
+    """Of one picture that is only enlarged, and of what the network makes of it before it is resampled."""
     request_pixels: int = 16 * 1024 * 1024
     """Of all pictures of one request together."""
     steps: int = 200

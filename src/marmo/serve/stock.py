@@ -14,16 +14,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from marmo import catalog
 from marmo.nn.device import choose_device
-from marmo.pipelines.card import Card
+from marmo.pipelines.card import LANCZOS, Card, UpscalerCard
 from marmo.pipelines.latent import LatentDiffusion
 from marmo.pipelines.text_encoders import Encoded
+from marmo.pipelines.upscaler import Upscaler, defaults_of
 from marmo.request import ImageRequest, Prediction
 from marmo.serve.caches import Cache
 from marmo.serve.contract import Model
 from marmo.weights.checkpoint import open_checkpoint
+from marmo.weights.licence import licence_of
 
 TEXT_SHARE = 1 / 16
 """Of the memory for what no request needs; the states of a text are small."""
@@ -40,6 +43,7 @@ class Reading(NamedTuple):
     refiner: str | None
     vae: str | None
     upscaler: str | None
+    """Of the second pass, or the second of two that enlarge a picture."""
     prediction: Prediction | None
     zero_snr: bool | None
 
@@ -53,7 +57,7 @@ class Reading(NamedTuple):
 class Opened:
     """A model in memory, with the state of its files when it was opened."""
 
-    model: LatentDiffusion
+    model: LatentDiffusion | Upscaler
     stamp: tuple[tuple[int, int], ...] | None
 
 
@@ -89,14 +93,14 @@ class Stock:
             except Unusable as error:
                 yield error
 
-    def find(self, request: ImageRequest) -> LatentDiffusion:
+    def find(self, request: ImageRequest) -> LatentDiffusion | Upscaler:
         """The models that a resolved request names, loaded.  Raises `Unusable`."""
         reading = _reading(request)
         opened = self._models.get(reading)
         if opened is not None and opened.stamp == _stamp(opened.model):
             return opened.model
         self._models.drop(reading)
-        model = self._open(reading)
+        model = self._open(request)
         size = num_bytes(model)
         self._models.shrink(max(0, self._models.limit - size))
         with self._blaming(*reading.ids):
@@ -107,25 +111,30 @@ class Stock:
 
     def painted(self, request: ImageRequest) -> ImageRequest:
         """The request with paths for ids, as the models were opened with."""
-        refiner, hires = request.refiner, request.hires
+        refiner, hires, upscale = request.refiner, request.hires, request.upscale
         return request.model_copy(
             update={
                 "model": None,
                 "refiner": refiner.model_copy(update={"model": self._place(refiner.model)}),
                 "vae": self._place(request.vae),
                 "hires": hires.model_copy(update={"model": self._place(hires.model)}),
+                "upscale": upscale.model_copy(update={"model": self._place(upscale.model)}),
             }
         )
 
-    def relieve(self, in_use: Collection[LatentDiffusion]) -> None:
+    def relieve(self, in_use: Collection[LatentDiffusion | Upscaler]) -> None:
         """Let go of all that these models do not need."""
         self._texts.shrink(0)
         self._models.keep(lambda opened: opened.model in in_use)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _open(self, reading: Reading) -> LatentDiffusion:
+    def _open(self, request: ImageRequest) -> LatentDiffusion | Upscaler:
+        reading = _reading(request)
         with self._blaming(*reading.ids):
+            card = catalog.find_upscaler(self._path(reading.model))
+            if card is not None:
+                return catalog.open_enlarging(card, self.painted(request), self._device, self._dtype)
             model = catalog.open_model(
                 self._path(reading.model),
                 self._device,
@@ -179,11 +188,11 @@ def without_paths(text: str, paths: Mapping[str, Path]) -> str:
     return text
 
 
-def num_bytes(model: LatentDiffusion) -> int:
+def num_bytes(model: LatentDiffusion | Upscaler) -> int:
     """What the weights take when they are loaded."""
-    networks = [network for painter in model.painters for network in painter.networks.values()]
-    if model.upscaler is not None:
-        networks.append(model.upscaler.network)
+    networks: list[nn.Module] = [upscaler.network for upscaler in _upscalers(model)]
+    if isinstance(model, LatentDiffusion):
+        networks += [network for painter in model.painters for network in painter.networks.values()]
     return sum(weight.numel() for network in networks for weight in network.parameters()) * model.dtype.itemsize
 
 
@@ -197,15 +206,22 @@ def half_of_memory(device: torch.device) -> int:
 
 def _reading(request: ImageRequest) -> Reading:
     assert request.model is not None, "the request is not resolved"
-    upscaler = request.hires.model
+    upscaler = request.hires.model or request.upscale.model
     return Reading(request.model, request.refiner.model, request.vae, upscaler, request.prediction, request.zero_snr)
 
 
-def _stamp(model: LatentDiffusion) -> tuple[tuple[int, int], ...] | None:
+def _upscalers(model: LatentDiffusion | Upscaler) -> tuple[Upscaler, ...]:
+    """Those that only enlarge."""
+    if isinstance(model, Upscaler):
+        return model.models
+    return () if model.upscaler is None else (model.upscaler,)
+
+
+def _stamp(model: LatentDiffusion | Upscaler) -> tuple[tuple[int, int], ...] | None:
     """Size and time of every weight file; nothing where one is gone."""
-    files = [path for painter in model.painters for path in (*painter.card.files, *painter.card.vae_files)]
-    if model.upscaler is not None:
-        files += model.upscaler.card.files
+    files = [path for upscaler in _upscalers(model) for path in upscaler.card.files]
+    if isinstance(model, LatentDiffusion):
+        files += [path for painter in model.painters for path in (*painter.card.files, *painter.card.vae_files)]
     try:
         return tuple((status.st_size, status.st_mtime_ns) for status in (path.stat() for path in files))
     except OSError:
@@ -213,6 +229,9 @@ def _stamp(model: LatentDiffusion) -> tuple[tuple[int, int], ...] | None:
 
 
 def _offer(id: str, path: Path) -> Model:
+    upscaler = catalog.find_upscaler(path)
+    if upscaler is not None:
+        return _offer_upscaler(id, upscaler)
     checkpoint = open_checkpoint(path)
     card = catalog.latent_card(checkpoint)
     assert checkpoint.kind is not None, "a card has a kind"
@@ -223,6 +242,17 @@ def _offer(id: str, path: Path) -> Model:
         sha256=_digest(card),
         licence=card.licence,
         defaults=card.defaults,
+    )
+
+
+def _offer_upscaler(id: str, card: UpscalerCard) -> Model:
+    return Model(
+        id=id,
+        title="Lanczos" if card is LANCZOS else card.path.stem,
+        family="upscaler",
+        sha256=_digest(card),
+        licence=licence_of(open_checkpoint(card.path)) if card.files else None,
+        defaults=defaults_of(card),
     )
 
 

@@ -3,6 +3,8 @@
 jobs.sqlite     the journal
 files/          pictures by hash
 thumbnails/     made when asked for
+unnamed/        pictures that a journal put back from a copy does not know
+backups/        copies of the journal
 reserve         room for the journal on a full disk
 .lock           held by the server that is at work here
 """
@@ -16,7 +18,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from marmo.files.lock import held
-from marmo.serve import gallery
+from marmo.serve import backups, gallery
+from marmo.serve.backups import Backups, Plan
 from marmo.serve.disk import Database, Disk, is_full
 from marmo.serve.journal import Journal, JournalError
 from marmo.serve.reserve import Reserve
@@ -34,11 +37,12 @@ THREADS = 4
 class Storage:
     """What the queue keeps on the disk.  Nothing here blocks the event loop."""
 
-    def __init__(self, folder: Path, disk: Disk, reserve: int) -> None:
+    def __init__(self, folder: Path, disk: Disk, reserve: int, copies: Plan | None = None) -> None:
         self.folder, self._disk = folder, disk
         self.reserve = Reserve(folder / "reserve", reserve, disk)
         self.journal = Journal(folder / "jobs.sqlite", disk, self.reserve.release)
         self.results = Results(folder, disk)
+        self._backups = None if copies is None else Backups(folder / "jobs.sqlite", copies, disk)
         self.trouble: str | None = None
         """Why nothing can be written; None while it can."""
         self.has_trouble = asyncio.Event()
@@ -109,9 +113,20 @@ class Storage:
         return self.trouble is None
 
     async def sweep(self) -> None:
-        """Remove the files that no row names."""
+        """Remove the files that no row names; where the journal is an older copy, they move to `unnamed` instead."""
+        keeps = await self.read(backups.is_copy)
         for folder in await self.in_thread(self.results.folders):
-            await self.write(lambda database, folder=folder: self._sweep(database, folder))
+            await self.write(lambda database, folder=folder: self._sweep(database, folder, keeps))
+        if keeps:
+            await self.write(backups.settle)
+
+    async def back_up(self, now: float) -> bool:
+        """Copy the journal, unless the day has its copy or none are wished; whether that was done.
+
+        Raises `OSError`, `sqlite3.Error`.
+        """
+        copies = self._backups
+        return copies is not None and await self.in_thread(lambda: copies.make(now))
 
     async def purge(self, now: float) -> None:
         """Remove for good what has been in the trash for 30 days."""
@@ -124,9 +139,9 @@ class Storage:
         self.reserve.take()
         self.journal.open()
 
-    def _sweep(self, database: Database, folder: str) -> None:
+    def _sweep(self, database: Database, folder: str, keeps: bool) -> None:
         """In the writer's thread, so that no row can come to name a file between the look and the removal."""
-        self.results.sweep(folder, lambda names: gallery.unused(database, names))
+        self.results.sweep(folder, lambda names: gallery.unused(database, names), keeps)
 
 
 def _probe(database: Database) -> None:

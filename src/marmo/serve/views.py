@@ -22,7 +22,7 @@ class JobView(BaseModel):
     inputs: dict[str, str] = Field(description="Place in the request -> sha256 of the picture that was there")
     priority: int
     attempt: int = Field(description="How often it was begun")
-    crashes: int = Field(description="How often it was in hand when a worker or the server died; the third is its last")
+    crashes: int = Field(description="How often it was in hand when a worker died; the third is its last")
     created: UnixTime
     started: UnixTime | None
     finished: UnixTime | None

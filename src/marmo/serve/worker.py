@@ -17,6 +17,8 @@ from typing import BinaryIO
 
 import torch
 
+from marmo import catalog
+from marmo.pipelines.card import LANCZOS
 from marmo.serve import troubles
 from marmo.serve.batching import Batch
 from marmo.serve.contract import Ready, Stopped, Task
@@ -111,6 +113,8 @@ def _stock(setup: Setup, outbox: Outbox) -> Stock:
     if setup.threads is not None:
         torch.set_num_threads(setup.threads)
     models = {id: Path(path) for id, path in setup.models}
+    if setup.upscalers:
+        models = {**_upscalers(), **models}
     preview = None if setup.preview is None else Path(setup.preview)
     stock = Stock(models, setup.device, setup.dtype, preview, setup.cache_bytes)
     offers = list(stock.offers())
@@ -119,6 +123,16 @@ def _stock(setup: Setup, outbox: Outbox) -> Stock:
             print(f"marmo worker: {offer}", file=sys.stderr)
     outbox.put(Ready(tuple(offer for offer in offers if not isinstance(offer, Unusable))))
     return stock
+
+
+def _upscalers() -> dict[str, Path]:
+    """What enlarges pictures and is at hand anyway, by id; a library that cannot be read costs only that."""
+    found = {LANCZOS.name: LANCZOS.path}
+    try:
+        found |= {model.id: model.path for model in catalog.models() if model.use == "upscale"}
+    except (OSError, ValueError) as error:
+        print(f"marmo worker: the library's upscalers are left out: {error}", file=sys.stderr)
+    return found
 
 
 def _read(source: BinaryIO, inbox: SimpleQueue[object]) -> None:

@@ -22,6 +22,8 @@ from marmo.weights.maps.compvis import LEFTOVERS
 from marmo.weights.quantize import expanded
 from marmo.weights.store import MAX_HEADER, Tensors, open_file, select
 
+PIXELS_PEER = "UNet2DModel"
+"""diffusers' class of the one network of a folder that paints without an autoencoder."""
 METADATA_FILE = "marmo.json"
 """In a folder, what a single file's metadata says; other programs pass it over."""
 DEFAULTS_KEY = "marmo.defaults"
@@ -156,6 +158,8 @@ def _beginnings(name: str) -> list[str]:
 
 def _open_folder(path: Path, variant: str | None, opener: Opener) -> Checkpoint:
     index = _read_json(path / "model_index.json")  # damaged, it is a sign of a broken download
+    if index.get("unet") == ["diffusers", PIXELS_PEER]:
+        return _open_pixels(path, index, variant, opener)
     kind = _kind_of_folder(path)
     parts: dict[Slot, Part] = {}
     files: list[Path] = []
@@ -165,7 +169,6 @@ def _open_folder(path: Path, variant: str | None, opener: Opener) -> Checkpoint:
             raise ValueError(f"{path / place.folder} holds a {part.network} where a {network_of(slot)} belongs")
         parts[slot] = part
         files += its_files
-    scheduler, metadata = path / "scheduler" / "scheduler_config.json", path / METADATA_FILE
     return Checkpoint(
         path,
         "diffusers folder",
@@ -173,10 +176,35 @@ def _open_folder(path: Path, variant: str | None, opener: Opener) -> Checkpoint:
         tuple(files),
         kind,
         tokenizers=_tokenizers(path, kind.places),
-        scheduler=_read_json(scheduler) if scheduler.is_file() else {},
+        scheduler=_scheduler(path / "scheduler"),
         index=index,
-        metadata={key: str(value) for key, value in _read_json(metadata).items()} if metadata.is_file() else {},
+        metadata=_metadata(path),
     )
+
+
+def _open_pixels(path: Path, index: Json, variant: str | None, opener: Opener) -> Checkpoint:
+    """One network and a scheduler, in folders of their own or, as the first models of DDPM were published, in none."""
+    network, scheduler = (path / name if (path / name).is_dir() else path for name in ("unet", "scheduler"))
+    part, files = _open_component(network, variant, opener)
+    return Checkpoint(
+        path,
+        "diffusers folder",
+        {part.network: part},
+        files,
+        scheduler=_scheduler(scheduler),
+        index=index,
+        metadata=_metadata(path),
+    )
+
+
+def _scheduler(folder: Path) -> Json:
+    path = folder / "scheduler_config.json"
+    return _read_json(path) if path.is_file() else {}
+
+
+def _metadata(folder: Path) -> dict[str, str]:
+    path = folder / METADATA_FILE
+    return {key: str(value) for key, value in _read_json(path).items()} if path.is_file() else {}
 
 
 def _kind_of_folder(path: Path) -> Kind:

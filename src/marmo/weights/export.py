@@ -16,7 +16,7 @@ from marmo.models.unet import UNetConfig
 from marmo.models.vae import VAEConfig
 from marmo.text.bpe import ClipTokenizer, clip_tokenizer
 from marmo.weights import markers
-from marmo.weights.checkpoint import DEFAULTS_KEY, METADATA_FILE, Checkpoint, Part
+from marmo.weights.checkpoint import DEFAULTS_KEY, METADATA_FILE, PIXELS_PEER, Checkpoint, Part
 from marmo.weights.folders import write_sharded
 from marmo.weights.forms import Family, Json, Network, NetworkConfig, expected, written
 from marmo.weights.keymap import Constant, to_theirs
@@ -78,6 +78,9 @@ def write_folder(
         variant: stands in the names of the weight files, such as fp16.
     """
     kind = checkpoint.kind
+    if "pixel_unet" in checkpoint.parts and checkpoint.scheduler:
+        _write_pixels(checkpoint, folder, dtype, max_shard_bytes, variant)
+        return
     if kind is None:
         _write_alone(checkpoint, folder, dtype, max_shard_bytes, variant)
         return
@@ -114,6 +117,22 @@ def _write_alone(
         write_sharded(folder, STEMS["clip"], _foreign(part, "original", dtype), max_shard_bytes, variant)
     else:
         _write_component(part, folder, dtype, max_shard_bytes, variant)
+
+
+def _write_pixels(
+    checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None, max_shard_bytes: int, variant: str | None
+) -> None:
+    """A network that paints pixels, and the noise that it was trained on: diffusers' DDPMPipeline."""
+    part = checkpoint.parts["pixel_unet"]
+    bare = Part(part.form, part.config, replace(part.tensors, metadata={}))
+    _write_component(bare, folder / "unet", dtype, max_shard_bytes, variant)
+    scheduler = {"_class_name": "DDPMScheduler", **checkpoint.scheduler}
+    if checkpoint.metadata:
+        _write_json(folder / METADATA_FILE, checkpoint.metadata, sort=False)
+    _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    components = {"unet": ["diffusers", PIXELS_PEER], "scheduler": ["diffusers", scheduler["_class_name"]]}
+    pipeline = str(checkpoint.index.get("_class_name", "DDPMPipeline"))
+    _write_json(folder / "model_index.json", {"_class_name": pipeline, **components})
 
 
 def _scheduler(checkpoint: Checkpoint, kind: Kind) -> Json:

@@ -15,6 +15,7 @@ from marmo.models.clip import Clip, ClipConfig
 from marmo.models.clip_text import ClipText, ClipTextConfig
 from marmo.models.dinov2 import DinoV2, DinoV2Config
 from marmo.models.inception import Inception, InceptionConfig
+from marmo.models.pixel_unet import PixelUNet, PixelUNetConfig
 from marmo.models.rrdb import RRDB, RRDBConfig
 from marmo.models.srvgg import SRVGG, SRVGGConfig
 from marmo.models.tiny_decoder import TinyDecoder, TinyDecoderConfig
@@ -22,13 +23,14 @@ from marmo.models.unet import UNet, UNetConfig
 from marmo.models.vae import VAE, VAEConfig
 from marmo.nn.blueprint import blueprint
 from marmo.weights.keymap import Rule, shapes
-from marmo.weights.maps import clip, clip_config, dinov2, inception, rrdb, srvgg, tiny_decoder, unet, vae
+from marmo.weights.maps import clip, clip_config, dinov2, inception, pixel_unet, rrdb, srvgg, tiny_decoder, unet, vae
 from marmo.weights.store import TensorInfo
 
-Network = Literal["text", "unet", "vae", "clip", "tiny_decoder", "inception", "dinov2", "rrdb", "srvgg"]
+Network = Literal["text", "unet", "pixel_unet", "vae", "clip", "tiny_decoder", "inception", "dinov2", "rrdb", "srvgg"]
 NetworkConfig = (
     ClipTextConfig
     | UNetConfig
+    | PixelUNetConfig
     | VAEConfig
     | ClipConfig
     | TinyDecoderConfig
@@ -67,6 +69,14 @@ FORMS = (
         marks=("input_blocks.0.0.weight",),
         rules=unet.compvis,
         config=unet.config_from_compvis,
+    ),
+    Form(
+        network="pixel_unet",
+        family="diffusers",
+        marks=("mid_block.attentions.0.to_q.weight", "mid_block.attentions.0.query.weight"),
+        rules=pixel_unet.diffusers,
+        from_json=pixel_unet.config_from_json,
+        to_json=pixel_unet.config_to_json,
     ),
     Form(
         network="unet",
@@ -207,7 +217,11 @@ def recognise(infos: Infos) -> Form | None:
 
 def written(network: Network, family: Family) -> Form:
     """The form in which a network is written; `ValueError` where that family cannot hold it."""
-    form = next(form for form in FORMS if (form.network, form.family) == (network, family))
+    form = next((form for form in FORMS if (form.network, form.family) == (network, family)), None)
+    if form is None:
+        raise ValueError(
+            f"a {network} has no names of its authors' for a single file; give a folder, a name without dot"
+        )
     if family == "diffusers" and form.to_json is None:
         raise ValueError(f"a {network} cannot be written as a diffusers folder; give a name that ends in .safetensors")
     return form
@@ -226,6 +240,8 @@ def _make(config: NetworkConfig) -> nn.Module:
             return ClipText(config)
         case UNetConfig():
             return UNet(config)
+        case PixelUNetConfig():
+            return PixelUNet(config)
         case VAEConfig():
             return VAE(config)
         case ClipConfig():

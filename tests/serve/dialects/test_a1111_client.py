@@ -9,16 +9,18 @@ import pytest
 import webuiapi
 from PIL import Image
 
+from marmo.request_parts import Upscale
 from marmo.serve.dialects.a1111_options import Options
 from marmo.serve.dialects.a1111_request import read_txt2img
 from tests.serve.dialects.pictures import decoded, picture
 from tests.serve.dialects.served import Served, module_server
-from tests.serve.toy_engine import ToyEngine, toy_model
+from tests.serve.toy_engine import ToyEngine, toy_model, toy_upscaler
 
 pytestmark = pytest.mark.long
 
 MODELS = (toy_model(), toy_model("other"))
-server = module_server(lambda: ToyEngine(models=MODELS, step_seconds=0.005, at_once=4))
+UPSCALERS = (toy_upscaler("lanczos", "Lanczos", 1), toy_upscaler("4x-Toy.1", "4x-Toy", 4))
+server = module_server(lambda: ToyEngine(models=(*UPSCALERS, *MODELS), step_seconds=0.005, at_once=4))
 
 
 @pytest.fixture
@@ -268,7 +270,9 @@ def test_lists_that_are_empty(api: webuiapi.WebUIApi, name: str):
 
 
 def test_what_else_the_client_asks(api: webuiapi.WebUIApi):
-    assert [item["name"] for item in api.get_upscalers()] == ["None", "Lanczos"]
+    assert [(item["name"], item["scale"]) for item in api.get_upscalers()] == [
+        ("None", 4), ("Lanczos", 1), ("4x-Toy", 4),
+    ]  # fmt: skip
     assert [item["name"] for item in api.get_latent_upscale_modes()][:2] == ["Latent", "Latent (antialiased)"]
     assert api.get_embeddings() == {"loaded": {}, "skipped": {}}
     assert api.get_scripts() == {"txt2img": [], "img2img": []}
@@ -286,13 +290,83 @@ def test_what_else_the_client_asks(api: webuiapi.WebUIApi):
     "call",
     [
         lambda api: api.interrogate(image()),
-        lambda api: api.extra_single_image(image(), upscaler_1="R-ESRGAN 4x+"),
-        lambda api: api.extra_batch_images([image()]),
     ],
 )
 def test_what_is_missing_says_so(api: webuiapi.WebUIApi, call):
     error = refused(lambda: call(api))
     assert error["status"] == 501 and error["detail"].startswith("this server has no")
+
+
+# extras
+
+
+def test_a_finished_picture_is_enlarged(api: webuiapi.WebUIApi, server: Served):
+    result = api.extra_single_image(image(), upscaler_1="4x-Toy", upscaling_resize=3)
+    assert result.image.size == (16, 16), "the toy paints so where the size is open"
+    job = server.newest()
+    assert (job.request.model, job.request.upscale) == ("4x-Toy.1", Upscale(scale=3))
+    assert job.inputs.keys() == {"init_image"} and (job.request.width, job.request.height) == (None, None)
+    api.extra_single_image(
+        image(), resize_mode=1, upscaling_resize_w=96, upscaling_resize_h=80, upscaling_crop=False,
+        upscaler_1="lanczos", upscaler_2="4x-Toy.1", extras_upscaler_2_visibility=0.25,
+    )  # fmt: skip
+    request = server.newest().request
+    assert (request.model, request.width, request.height) == ("lanczos", 96, 80)
+    assert request.upscale == Upscale(crop=False, model="4x-Toy.1", share=0.25)
+
+
+def test_several_finished_pictures_come_back_in_order(api: webuiapi.WebUIApi, server: Served):
+    pictures = [image(colour=colour) for colour in ("red", "green", "blue")]
+    result = api.extra_batch_images(pictures, upscaler_1="4x-Toy", resize_mode=1)
+    assert [item.size for item in result.images] == [(512, 512)] * 3
+    jobs = server.found()[2::-1]
+    colours = [Image.open(BytesIO(server.stored(job.inputs["init_image"]))).getpixel((0, 0)) for job in jobs]
+    assert colours == [(255, 0, 0), (0, 128, 0), (0, 0, 255)]
+    assert result.html_info.count("<p>") == 3
+
+
+def test_without_an_upscaler_nothing_happens(api: webuiapi.WebUIApi, server: Served):
+    before = len(server.found())
+    assert api.extra_single_image(image(colour="red")).image.getpixel((0, 0)) == (255, 0, 0)
+    assert [item.size for item in api.extra_batch_images([image(), image((32, 8))]).images] == [(64, 64), (32, 8)]
+    assert len(server.found()) == before
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"gfpgan_visibility": 0.5}, "gfpgan_visibility: there is no face restoration"),
+        ({"codeformer_visibility": 1}, "codeformer_visibility: there is no face restoration"),
+        (
+            {"upscaler_1": "R-ESRGAN 4x+"},
+            "upscaler_1: there is no 'R-ESRGAN 4x+' here; there are: None, Lanczos, 4x-Toy",
+        ),
+        ({"upscaler_2": "LDSR"}, "upscaler_2: there is no"),
+        ({"upscaling_resize": 9}, "upscaling_resize"),
+        ({"resize_mode": 1, "upscaling_resize_w": 9000}, "upscaling_resize_w"),
+        ({"resize_mode": 2}, "resize_mode"),
+        ({"upscaling_resize": 8, "image": image((2000, 2000))}, "at most 32,000,000 pixels"),
+    ],
+)
+def test_extras_that_cannot_be_are_refused(api: webuiapi.WebUIApi, fields, words: str):
+    error = refused(lambda: api.extra_single_image(**{"image": image(), "upscaler_1": "4x-Toy", **fields}))
+    assert error["status"] == 400 and words in error["detail"]
+
+
+def test_extras_of_what_is_no_picture_are_refused(api: webuiapi.WebUIApi):
+    for body in ({"image": "aGVsbG8="}, {"image": None}, {}):
+        assert api.session.post(f"{api.baseurl}/extra-single-image", json=body).status_code == 400
+    for pictures in ([], [{"data": "aGVsbG8="}], [{"name": "x"}], None):
+        body = {"imageList": pictures, "upscaler_1": "4x-Toy"}
+        assert api.session.post(f"{api.baseurl}/extra-batch-images", json=body).status_code == 400
+
+
+def test_a_second_pass_names_a_network(api: webuiapi.WebUIApi, server: Served):
+    api.txt2img(prompt="a fox", enable_hr=True, hr_scale=2, hr_upscaler="4x-Toy", width=64, height=64)
+    hires = server.newest().request.hires
+    assert (hires.upscaler, hires.model) == ("model", "4x-Toy.1")
+    error = refused(lambda: api.txt2img(prompt="a fox", enable_hr=True, hr_upscaler="8x-Toy"))
+    assert "Latent (area), Lanczos, 4x-Toy" in error["detail"]
 
 
 # progress and interrupt

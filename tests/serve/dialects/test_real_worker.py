@@ -12,12 +12,16 @@ import webuiapi
 from huggingface_hub import InferenceClient
 from PIL import Image, ImageChops
 
+from marmo.catalog import open_for
 from marmo.files.foreign_a1111 import read_a1111
 from marmo.files.pictures import find_record
+from marmo.request import ImageRequest
+from marmo.request_parts import Upscale
 from marmo.serve.engine import LocalEngine
 from marmo.serve.messages import Setup
 from tests.serve.dialects.pictures import decoded, holed
 from tests.serve.dialects.served import Served, serving
+from tests.upscalers import upscaler_file
 
 if TYPE_CHECKING:
     from marmo.pipelines.latent import LatentDiffusion
@@ -28,10 +32,18 @@ SIZE = (64, 64)
 
 
 @pytest.fixture(scope="module")
-def server(stand_in: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[Served]:
-    engine = LocalEngine(Setup(models=(("stand-in", str(stand_in)),), device="cpu", dtype="float32", threads=1))
+def server(stand_in: Path, own_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[Served]:
+    """Upscalers are those that the library finds."""
+    (own_cache / "models").mkdir(exist_ok=True)
+    found = [own_cache / "models" / f"4x-{name}.safetensors" for name in ("Toy", "Other")]
+    for seed, path in enumerate(found):
+        upscaler_file(path, seed=seed)
+    models = (("stand-in", str(stand_in)),)
+    engine = LocalEngine(Setup(models=models, device="cpu", dtype="float32", threads=1, upscalers=True))
     with serving(tmp_path_factory.mktemp("served"), engine) as served:
         yield served
+    for path in found:
+        path.unlink()
 
 
 def photo() -> Image.Image:
@@ -72,6 +84,38 @@ def test_a1111s_second_pass_is_what_its_infotext_says(server: Served, model: "La
     request = read_a1111(result.info["infotexts"][0]).request.model_copy(update={"model": None})
     assert result.image.size == (96, 96)
     assert difference(result.image, model.generate(request).images[0]) <= 1
+
+
+def test_a1111s_extras_are_what_the_files_paint(server: Served, own_cache: Path):
+    api = webuiapi.WebUIApi(port=server.port())
+    names = [item["name"] for item in api.get_upscalers()]
+    assert names == ["None", "Lanczos", "4x-Other", "4x-Toy"]
+    paths = [str(own_cache / "models" / f"4x-{name}.safetensors") for name in ("Toy", "Other")]
+    wanted = ImageRequest(model=paths[0], init_image=png(photo()))
+    both = wanted.model_copy(update={"upscale": Upscale(scale=2, model=paths[1], share=0.5)})
+    cut = wanted.model_copy(update={"width": 96, "height": 40})
+    size = {"resize_mode": 1, "upscaling_resize_w": 96, "upscaling_resize_h": 40}
+    extras = {"upscaler_2": "4x-Other", "extras_upscaler_2_visibility": 0.5, "upscaling_resize": 2}
+    for fields, request in ((size, cut), (extras, both)):
+        result = api.extra_single_image(photo(), upscaler_1="4x-Toy", **fields)
+        model = open_for(request, "cpu", "float32")
+        assert difference(result.image, model.generate(request).images[0]) == 0
+    assert result.image.size == (128, 128) and "Postprocess upscaler 2: 4x-Other" in result.html_info
+    lanczos = api.extra_batch_images([photo(), photo()], upscaler_1="Lanczos", upscaling_resize=1.5).images
+    expected = photo().resize((96, 96), Image.Resampling.LANCZOS)
+    assert [difference(image, expected) for image in lanczos] == [0, 0]
+
+
+def test_a1111s_second_pass_through_a_file(server: Served, own_cache: Path, model: "LatentDiffusion"):
+    api = webuiapi.WebUIApi(port=server.port())
+    result = api.txt2img(
+        prompt="a fox", seed=7, steps=2, width=64, height=64, enable_hr=True, hr_scale=1.5, hr_upscaler="4x-Toy",
+        hr_second_pass_steps=1, denoising_strength=0.5,
+    )  # fmt: skip
+    assert result.image.size == (96, 96) and "Hires upscaler: 4x-Toy" in result.info["infotexts"][0]
+    record = find_record(BytesIO(server.call(_picture(server))))
+    path = own_cache / "models" / "4x-Toy.safetensors"
+    assert record.request.hires.model == path.name and f"upscaler/{path.name}" in record.weights
 
 
 def test_a1111s_inpainting_keeps_what_is_black(server: Served):

@@ -3,12 +3,15 @@
 Names of what enlarges are those of infotext.  Names and defaults are A1111 1.10's (`modules/processing.py`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from marmo.files.infotext import ENLARGERS
 from marmo.request_parts import Enlarger
+from marmo.serve.contract import Model
 from marmo.serve.dialects.a1111_body import Txt2Img
+from marmo.serve.dialects.a1111_extras import find_upscaler, upscaler_names
 from marmo.serve.dialects.bodies import refused
+from marmo.serve.problems import Problem
 from marmo.solver_names import short
 
 HIRES_FIELD_NAMES: Mapping[str, str] = {
@@ -17,6 +20,7 @@ HIRES_FIELD_NAMES: Mapping[str, str] = {
     "hires.width": "hr_resize_x",
     "hires.height": "hr_resize_y",
     "hires.upscaler": "hr_upscaler",
+    "hires.model": "hr_upscaler",
     "hires.steps": "hr_second_pass_steps",
     "hires.strength": "denoising_strength",
     "hires.prompt": "hr_prompt",
@@ -35,7 +39,7 @@ SAME: Mapping[str, tuple[str, str]] = {
 """What the second pass has in common with the first: how A1111 says so, and what it is."""
 
 
-def hires(body: Txt2Img) -> dict[str, object] | None:
+def hires(body: Txt2Img, upscalers: Sequence[Model]) -> dict[str, object] | None:
     """The second pass that is asked for; `Problem` for one that cannot be had."""
     if not body.enable_hr:
         return None
@@ -46,7 +50,7 @@ def hires(body: Txt2Img) -> dict[str, object] | None:
         "scale": None if has_size else SCALE if body.hr_scale is None else body.hr_scale,
         "width": width,
         "height": height,
-        "upscaler": _upscaler(body.hr_upscaler),
+        **_upscaler(body.hr_upscaler, upscalers),
         "steps": body.hr_second_pass_steps or None,
         "strength": body.denoising_strength,
         "prompt": body.hr_prompt or None,
@@ -54,12 +58,19 @@ def hires(body: Txt2Img) -> dict[str, object] | None:
     }
 
 
-def _upscaler(name: str | None) -> Enlarger | None:
-    if not name:
-        return None
-    if name not in UPSCALERS:
-        raise refused(f"hr_upscaler: there is no {short(name)} here; there are: {', '.join(UPSCALERS)}", "hr_upscaler")
-    return UPSCALERS[name]
+def _upscaler(name: str | None, upscalers: Sequence[Model]) -> dict[str, object]:
+    """A rule by A1111's name, or a network by its own."""
+    if not name or name in UPSCALERS:
+        return {"upscaler": UPSCALERS[name] if name else None}
+    try:
+        network = find_upscaler(name, upscalers, "hr_upscaler")
+    except Problem:
+        known = [*UPSCALERS, *(name for name in upscaler_names(upscalers).values() if name not in UPSCALERS)]
+        raise refused(
+            f"hr_upscaler: there is no {short(name)} here; there are: {', '.join(known)}", "hr_upscaler"
+        ) from None
+    assert network is not None, "None is the name of a rule"
+    return {"upscaler": "model", "model": network.id}
 
 
 def _check_same(body: Txt2Img) -> None:

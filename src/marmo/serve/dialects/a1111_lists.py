@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from marmo.files.infotext import ENLARGERS
 from marmo.serve.contract import Model
+from marmo.serve.dialects.a1111_extras import upscaler_names
 from marmo.serve.dialects.bodies import SHORT_HASH, title
 from marmo.solver_names import A1111_DISCARDS, SAMPLERS, SCHEDULES, SamplerName, ScheduleName
 
@@ -69,10 +70,12 @@ def schedulers() -> list[dict[str, object]]:
     return [{**item, "need_inner_model": False} for item in (automatic, *listed)]
 
 
-def upscalers() -> list[dict[str, object]]:
-    """`GET upscalers`: what enlarges pixels before a second pass; A1111's "None" does it as Lanczos."""
-    nowhere = {"model_name": None, "model_path": None, "model_url": None, "scale": 4.0}
-    return [{"name": name, **nowhere} for name in ("None", ENLARGERS["lanczos"])]
+def upscalers(models: Sequence[Model]) -> list[dict[str, object]]:
+    """`GET upscalers`: what enlarges pixels; before a second pass A1111's "None" does it as Lanczos."""
+    nowhere: dict[str, object] = {"model_name": None, "model_path": None, "model_url": None}
+    names = upscaler_names(models)
+    networks = [{"name": names[model.id], **nowhere, "scale": float(model.defaults.grows)} for model in models]
+    return [{"name": "None", **nowhere, "scale": 4.0}, *networks]
 
 
 def latent_upscale_modes() -> list[dict[str, object]]:

@@ -20,7 +20,6 @@ from marmo.serve.problems import Problem
 Listed = list[dict[str, object]]
 
 NO_CAPTIONS = "this server has no model that describes pictures"
-NO_UPSCALER = "this server has no upscaler for finished pictures"
 
 EMPTY: Mapping[str, str] = {
     "sd-vae": "Autoencoders to choose from",
@@ -63,9 +62,9 @@ async def schedulers() -> Listed:
 
 
 @router.get("/upscalers")
-async def upscalers() -> Listed:
-    """What enlarges pixels before a second pass."""
-    return a1111_lists.upscalers()
+async def upscalers(here: Here) -> Listed:
+    """What enlarges pixels, finished ones and those before a second pass."""
+    return a1111_lists.upscalers(here.jobs.upscalers)
 
 
 @router.get("/latent-upscale-modes")
@@ -147,13 +146,6 @@ async def load() -> dict[str, object]:
 async def interrogate() -> None:
     """Captions: not here."""
     raise Problem(501, "not_implemented", NO_CAPTIONS)
-
-
-@router.post("/extra-single-image", responses=MISSING)
-@router.post("/extra-batch-images", responses=MISSING)
-async def extras() -> None:
-    """Enlarging and restoring finished pictures: not here."""
-    raise Problem(501, "not_implemented", NO_UPSCALER)
 
 
 @ping.get("/internal/ping")

@@ -52,10 +52,10 @@ class Wanted:
     """The caller's settings afterwards."""
 
 
-def read_txt2img(body: object, options: Options, models: Sequence[Model]) -> Wanted:
+def read_txt2img(body: object, options: Options, models: Sequence[Model], upscalers: Sequence[Model] = ()) -> Wanted:
     """The body of `txt2img`; `Problem` for what cannot be done."""
     read = read_body(Txt2Img, body)
-    return _wanted(read, options, models, {"hires": hires(read)}, frozenset())
+    return _wanted(read, options, models, {"hires": hires(read, upscalers)}, frozenset())
 
 
 def read_img2img(body: object, options: Options, models: Sequence[Model]) -> Wanted:

@@ -15,6 +15,16 @@ from marmo.serve.dialects import a1111_lookups
 from marmo.serve.dialects.a1111_answer import envelope, idle, pictures_body, progress_body
 from marmo.serve.dialects.a1111_body import Img2Img, Txt2Img
 from marmo.serve.dialects.a1111_desk import Desk
+from marmo.serve.dialects.a1111_extras import (
+    EXTRAS_FIELD_NAMES,
+    BatchExtras,
+    Extra,
+    SingleExtras,
+    batch_body,
+    read_batch,
+    read_single,
+    single_body,
+)
 from marmo.serve.dialects.a1111_options import Options, Values
 from marmo.serve.dialects.a1111_request import FIELD_NAMES, Wanted, read_img2img, read_txt2img
 from marmo.serve.dialects.bodies import refused
@@ -25,6 +35,7 @@ from marmo.serve.job import Job
 from marmo.serve.problems import Problem
 from marmo.serve.tokens import User
 
+ExtrasAnswer = Callable[[Sequence[bytes], Sequence[str]], dict[str, object]]
 Reader = Callable[[object, Options, Sequence[Model]], Wanted]
 
 
@@ -45,6 +56,8 @@ class Sdapi:
         own.post("/txt2img", openapi_extra=takes(Txt2Img))(self.txt2img)
         own.post("/img2img", openapi_extra=takes(Img2Img))(self.img2img)
         own.post("/options", openapi_extra=takes(Values))(self.set_options)
+        own.post("/extra-single-image", openapi_extra=takes(SingleExtras))(self.extra_single_image)
+        own.post("/extra-batch-images", openapi_extra=takes(BatchExtras))(self.extra_batch_images)
         own.get("/options")(self.options)
         own.get("/progress")(self.progress)
         own.post("/interrupt")(self.interrupt)
@@ -56,7 +69,12 @@ class Sdapi:
 
     async def txt2img(self, http: Request, here: Here, caller: Caller) -> Response:
         """Pictures from a prompt."""
-        return await self._paint(http, here, caller, read_txt2img)
+        upscalers = here.jobs.upscalers
+
+        def read(body: object, options: Options, models: Sequence[Model]) -> Wanted:
+            return read_txt2img(body, options, models, upscalers)
+
+        return await self._paint(http, here, caller, read)
 
     async def img2img(self, http: Request, here: Here, caller: Caller) -> Response:
         """Pictures from a picture and a prompt, of all of it or under a mask."""
@@ -82,6 +100,31 @@ class Sdapi:
                     raise
                 sitting.interrupted = True
                 return await here.jobs.get(job.id, job.owner), []
+
+    async def extra_single_image(self, http: Request, here: Here, caller: Caller) -> Response:
+        """A finished picture made larger."""
+        extras = await read_json(http, lambda body: read_single(body, here.jobs.upscalers))
+        return await self._enlarge(http, here, caller, extras, single_body)
+
+    async def extra_batch_images(self, http: Request, here: Here, caller: Caller) -> Response:
+        """Finished pictures made larger."""
+        extras = await read_json(http, lambda body: read_batch(body, here.jobs.upscalers))
+        return await self._enlarge(http, here, caller, extras, batch_body)
+
+    async def _enlarge(
+        self, http: Request, here: Context, caller: User, extras: Sequence[Extra], answer: ExtrasAnswer
+    ) -> Response:
+        """One job after the other, so that an interrupt ends what is left; without an upscaler nothing is done."""
+        larger: list[bytes] = []
+        for extra in extras:
+            if extra.request is None:
+                return JSONResponse(answer([extra.picture for extra in extras], []))
+            job = await handed_in(here, caller, extra.request, EXTRAS_FIELD_NAMES)
+            _, pictures = await self._waited(http, here, job)
+            larger += pictures
+            if not pictures:
+                break
+        return JSONResponse(await asyncio.to_thread(_answer_extras, larger, answer))
 
     async def interrupt(self, http: Request, here: Here, caller: Caller) -> dict[str, object]:
         """Stops the caller's own job."""
@@ -133,6 +176,10 @@ def _with_plain_mask(request: ImageRequest) -> ImageRequest:
 def _answer(wanted: Wanted, done: Job, pictures: Sequence[bytes]) -> dict[str, object]:
     infotexts = [find_texts(data).get("parameters", "") for data in pictures]
     return pictures_body(wanted, done.request, pictures, infotexts, done.created)
+
+
+def _answer_extras(pictures: Sequence[bytes], answer: ExtrasAnswer) -> dict[str, object]:
+    return answer(pictures, [find_texts(data).get("parameters", "") for data in pictures])
 
 
 def _object(body: object) -> Mapping[str, object]:

@@ -14,8 +14,8 @@ router = APIRouter(prefix="/api/v1", tags=["models"], responses=answers(401, 403
 
 @router.get("/models")
 async def models(here: Here) -> ModelList:
-    """The models, the default first; empty until the worker is ready."""
-    return ModelList(items=[ModelView.of(model) for model in here.jobs.models])
+    """The models, the default first, then those that only enlarge; empty until the worker is ready."""
+    return ModelList(items=[ModelView.of(model) for model in (*here.jobs.models, *here.jobs.upscalers)])
 
 
 @router.get("/schema")

@@ -16,6 +16,17 @@ _FLOW: Mapping[str, object] = {
     "use_flow_sigmas": True,
 }
 """diffusers' schedulers for flows alone do not work in its pipelines for Stable Diffusion."""
+DDPM_SCHEDULER: Mapping[str, object] = {
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "num_train_timesteps": 1000,
+    "clip_sample": True,
+    "clip_sample_range": 1.0,
+    "prediction_type": "epsilon",
+    "variance_type": "fixed_small",
+}
+"""What diffusers' DDPMScheduler has where its file says nothing."""
 
 
 def target_from_json(scheduler: Mapping[str, object]) -> Target:
@@ -53,20 +64,38 @@ def scheduler_to_json(target: Target, betas: Betas) -> dict[str, object]:
         raise ValueError(f"no scheduler_config.json can say that a network predicts {target}; only {', '.join(names)}")
     if target == "flow":
         return {**_FLOW, "num_train_timesteps": betas.num_levels}
-    kinds = {"cosine": "squaredcos_cap_v2", "given": "linear"}
-    ends = {} if betas.kind == "cosine" else {"beta_start": betas.start, "beta_end": betas.end}
     return {
         "_class_name": "DDIMScheduler",
-        **ends,
-        "beta_schedule": kinds.get(betas.kind, betas.kind),
+        **_levels_to_json(betas),
         "clip_sample": False,
-        "num_train_timesteps": betas.num_levels,
         "prediction_type": names[target],
         "rescale_betas_zero_snr": betas.zero_snr,
         "set_alpha_to_one": True,
         "timestep_spacing": "trailing",
         "trained_betas": list(betas.table) or None,
     }
+
+
+def ddpm_to_json(betas: Betas) -> dict[str, object]:
+    """The DDPMScheduler that paints with a network trained on these noise levels to predict eps."""
+    return {"_class_name": "DDPMScheduler", **DDPM_SCHEDULER, **_levels_to_json(betas)}
+
+
+def _levels_to_json(betas: Betas) -> dict[str, object]:
+    """The noise levels as diffusers' schedulers have them; a table of one's own goes over what `beta_schedule` says."""
+    kinds = {"cosine": "squaredcos_cap_v2", "given": "linear"}
+    ends = {} if betas.kind == "cosine" else {"beta_start": betas.start, "beta_end": betas.end}
+    return {**ends, "beta_schedule": kinds.get(betas.kind, betas.kind), "num_train_timesteps": betas.num_levels}
+
+
+def bound_from_json(scheduler: Mapping[str, object]) -> float | None:
+    """What x0 is clipped to at every step, if it is; DDPM's schedulers do unless they say otherwise."""
+    if not scheduler.get("clip_sample", True):
+        return None
+    bound = scheduler.get("clip_sample_range", 1.0)
+    if not isinstance(bound, int | float) or not 0 < bound <= 1000:
+        raise ValueError(f"clip_sample_range is {bound!r}; it must be a number above 0 and at most 1000")
+    return float(bound)
 
 
 def _given(values: object, zero_snr: bool) -> Betas:
