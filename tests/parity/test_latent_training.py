@@ -37,7 +37,7 @@ SCHEDULES = {
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_a_lesson_is_what_diffusers_teaches(name: str):
-    """`add_noise`, `get_velocity`, `compute_snr` and the weights of its examples (Hang et al. 2023, appendix)."""
+    """`add_noise`, `get_velocity`, `compute_snr` and the weights of its examples, to what float32 leaves of its levels."""
     betas, options = SCHEDULES[name]
     theirs = peers.DDPMScheduler(**options)
     times = torch.tensor([0, 1, 250, 500, 900, 998])
@@ -50,9 +50,9 @@ def test_a_lesson_is_what_diffusers_teaches(name: str):
     }
     for target, (answer, weights) in wanted.items():
         ours = lesson(Parametrisation(target, NoiseTable(betas)), x0, noise, sigma, min_snr=5.0)
-        assert torch.allclose(ours.seen, theirs.add_noise(x0, noise, times), atol=2e-5)
-        assert torch.allclose(ours.target, answer, atol=2e-5)
-        assert torch.allclose(ours.weights, weights, rtol=2e-3)
+        assert torch.allclose(ours.seen, theirs.add_noise(x0, noise, times), atol=1e-4)
+        assert torch.allclose(ours.target, answer, atol=1e-4)
+        assert torch.allclose(ours.weights, weights, rtol=2e-3, atol=1e-5)
         assert torch.allclose(ours.clock, times.float(), atol=1e-3)
 
 

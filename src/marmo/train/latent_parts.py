@@ -137,7 +137,7 @@ def _whole(path: Path) -> Checkpoint:
         raise ValueError(f"{path} holds {' and '.join(checkpoint.parts)} and no whole model to begin with")
     if unet.config.vector_width or unet.config.num_labels or unet.config.in_channels != unet.config.out_channels:
         raise ValueError(
-            f"{path} is told more than words and sees more than latents; this recipe trains models like Stable "
+            f"{path} is told more than words or sees more than latents; this recipe trains models like Stable "
             "Diffusion 1 and 2"
         )
     return checkpoint
