@@ -329,7 +329,8 @@ def main(config: Config, source: Source | None = None, held: Source | None = Non
     """
     with start(config) as run:
         parts, taught = found(config.from_, config.vae, config.clip), training(config)
-        parts.vae.to(run.device), parts.text.to(run.device)
+        parts.vae.to(run.device)
+        parts.text.to(run.device)
         model = laid_out(build(config, parts).to(run.device))
         averages = _averages(config, model)
         best = next(iter(averages.values())).model if averages else model
@@ -399,7 +400,7 @@ def _averages(config: Config, model: Student) -> dict[str, ema.Average]:
 
 
 def _adam(model: Student, config: Config) -> torch.optim.AdamW:
-    shares = {} if model.text is None else {model.text: config.text_lr}
+    shares: dict[nn.Module, float] = {} if model.text is None else {model.text: config.text_lr}
     return optim.adamw(model, config.betas, weight_decay=config.weight_decay, shares=shares, fused=True)
 
 

@@ -21,12 +21,12 @@ class Data(NamedTuple):
 
     rows: RowSource
     exams: Mapping[str, RowSource]
-    count: int = 0
+    num_pictures: int = 0
     """Pictures to learn from; 0 where there is no end of them."""
 
     def epochs(self, images: int) -> dict[str, float]:
         """How often each picture was seen."""
-        return {"epoch": images / self.count} if self.count else {}
+        return {"epoch": images / self.num_pictures} if self.num_pictures else {}
 
 
 def scenes(seed: int, size: int, split: Split, device: torch.device, selection: Selection, easy: int = 0) -> Source:
