@@ -3,6 +3,7 @@
     python benchmarks/checkpoint.py out/stand-in.safetensors                 # 10 MB, for the demo and the tests
     python benchmarks/checkpoint.py out/sd1.safetensors --size full          # 2.1 GB, for the benchmarks
     python benchmarks/checkpoint.py out/xl.safetensors --family sdxl         # 30 MB
+    python benchmarks/checkpoint.py out/x2 --family sd-x2                    # 12 MB, a folder alone
     python benchmarks/checkpoint.py out/hole.safetensors --task inpaint      # 10 MB, sees a mask and a masked picture
 
 The same seed gives the same file on every machine.  It knows nothing, so what it paints is texture.
@@ -21,7 +22,7 @@ import tyro
 from torch import Tensor
 
 from marmo.cards import DEFAULTS_KEY
-from marmo.models import unet
+from marmo.models import latent_upscaler, unet
 from marmo.models.clip_text import (
     VIT_BIGG_14_TEXT,
     VIT_BIGG_14_TEXT_TOY,
@@ -35,10 +36,10 @@ from marmo.request import Defaults
 from marmo.weights.checkpoint import Checkpoint, Part
 from marmo.weights.export import write_folder, write_single_file
 from marmo.weights.forms import Json, NetworkConfig, expected, written
-from marmo.weights.kinds import SD1, SD2, SD_X4, SDXL, SDXL_REFINER, Kind, Slot, Task
+from marmo.weights.kinds import SD1, SD2, SD_X2, SD_X4, SDXL, SDXL_REFINER, Kind, Slot, Task
 from marmo.weights.store import TensorInfo, Tensors
 
-FamilyName = Literal["sd1", "sd2", "sd-x4", "sdxl", "sdxl-refiner"]
+FamilyName = Literal["sd1", "sd2", "sd-x2", "sd-x4", "sdxl", "sdxl-refiner"]
 FAMILIES: Mapping[FamilyName, tuple[Kind, Mapping[str, Mapping[Slot, NetworkConfig]]]] = {
     "sd1": (
         SD1,
@@ -52,6 +53,13 @@ FAMILIES: Mapping[FamilyName, tuple[Kind, Mapping[str, Mapping[Slot, NetworkConf
         {
             "toy": {"text": VIT_H_14_TEXT_TOY, "unet": unet.SD2_TOY, "vae": KL_F8_TOY},
             "full": {"text": VIT_H_14_TEXT, "unet": unet.SD2, "vae": KL_F8},
+        },
+    ),
+    "sd-x2": (
+        SD_X2,
+        {
+            "toy": {"text": VIT_L_14_TEXT_TOY, "unet": latent_upscaler.SD_X2_TOY, "vae": KL_F8_TOY},
+            "full": {"text": VIT_L_14_TEXT, "unet": latent_upscaler.SD_X2, "vae": KL_F8},
         },
     ),
     "sd-x4": (
@@ -81,7 +89,7 @@ FAMILIES: Mapping[FamilyName, tuple[Kind, Mapping[str, Mapping[Slot, NetworkConf
         },
     ),
 }
-CHANNELS: Mapping[Task, int] = {"paint": 4, "inpaint": 9, "edit": 8, "upscale": 7}
+CHANNELS: Mapping[Task, int] = {"paint": 4, "inpaint": 9, "edit": 8, "upscale": 7, "upscale_latents": 8}
 """That the U-Net sees: latents, and what lies beside them."""
 SIZES = FAMILIES["sd1"][1]
 TOY_DEFAULTS = Defaults(width=256, height=256, steps=12)
@@ -116,7 +124,7 @@ def random_checkpoint(
         task: from words, under a mask (Stable Diffusion's inpainting models), or by instruction (instruct-pix2pix).
     """
     kind, sizes = FAMILIES[family]
-    parts = {slot: _part(slot, _suited(config, task), dtype, seed) for slot, config in sizes[size].items()}
+    parts = {slot: _part(kind, slot, _suited(config, task), dtype, seed) for slot, config in sizes[size].items()}
     metadata = {DEFAULTS_KEY: TOY_DEFAULTS.model_dump_json(exclude_unset=True)} if size == "toy" else {}
     checkpoint = Checkpoint(path, "single file", parts, (), kind, scheduler=scheduler or {}, metadata=metadata)
     if path.suffix == ".safetensors":
@@ -132,20 +140,24 @@ def _suited(config: NetworkConfig, task: Task) -> NetworkConfig:
     return replace(config, in_channels=CHANNELS[task])
 
 
-def _part(slot: Slot, config: NetworkConfig, dtype: torch.dtype, seed: int) -> Part:
+def _part(kind: Kind, slot: Slot, config: NetworkConfig, dtype: torch.dtype, seed: int) -> Part:
     infos = {name: TensorInfo(dtype, shape) for name, shape in expected(config).items()}
 
     def read(name: str) -> Tensor:
         return _random(f"{slot}.{name}", infos[name].shape, seed).to(dtype)
 
-    return Part(written("text" if slot == "text2" else slot, "original"), config, Tensors(infos, read))
+    network = kind.places[slot].network
+    form = (
+        written("text" if slot == "text2" else slot, "original") if network is None else written(network, "diffusers")
+    )
+    return Part(form, config, Tensors(infos, read))
 
 
 def _random(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     """Weights that keep the variance (He et al. 2015, without the gain); norms start at 1, biases at 0."""
     if name.endswith("bias"):
         return torch.zeros(shape)
-    if len(shape) == 1:
+    if len(shape) == 1 and not name.endswith("frequencies"):
         return torch.ones(shape)
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
     return torch.randn(shape, generator=generator) / math.sqrt(math.prod(shape[1:]))

@@ -1,7 +1,7 @@
 """The page of pictures before and after for docs/editing.md: `python -m benchmarks.editing`.
 
-Without models it paints with stand-ins of random weights, which know nothing: what is painted anew is texture, and what
-matters is where it begins and ends.
+Without models it paints with the bundled one, if there is one, and else with stand-ins of random weights, which know
+nothing: what they paint anew is texture, and what matters is where it begins and ends.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import marmo
 from benchmarks.checkpoint import random_checkpoint
+from marmo import catalog
 from marmo.data.atlas import drawn_now
 from marmo.data.scenes import batch
 from marmo.pipelines.latent import LatentDiffusion
@@ -69,7 +70,7 @@ class Config:
 
     output: tyro.conf.Positional[Path] = Path("docs/images/editing.webp")
     paint: Path | None = None
-    """A model for everything; a stand-in by default"""
+    """A model for everything; by default the bundled one, else a stand-in"""
     inpaint: Path | None = None
     """A model for inpainting"""
     edit: Path | None = None
@@ -132,10 +133,15 @@ def sheet(pairs: Sequence[tuple[str, Image.Image, Image.Image]], columns: int) -
     return page
 
 
+def bundled() -> Path | None:
+    """The model that comes with Marmo, if one does."""
+    return next((found.path for found in catalog.models() if found.origin == "bundled" and found.use == "paint"), None)
+
+
 def models(config: Config, folder: Path) -> dict[Task, LatentDiffusion]:
     """Those that were given, and stand-ins for the others."""
     given: list[tuple[Task, Path | None]] = [
-        ("paint", config.paint),
+        ("paint", config.paint or bundled()),
         ("inpaint", config.inpaint),
         ("edit", config.edit),
     ]

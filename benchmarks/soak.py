@@ -50,12 +50,14 @@ class Town:
         job = await self._submit(connection, SMALL | {"seed": random.randrange(2**32)})
         end = await self._followed(job)
         self._expect(end == "succeeded", f"a job ended as {end}")
+        connection = await Connection.to(self.port)  # the other may have been idle for longer than the server bears
         image = f"/api/v1/images/{(await connection.ask('GET', f'/api/v1/jobs/{job}')).value['images'][0]}"
         for path in (f"{image}/file", f"{image}/thumbnail", f"{image}/record", "/api/v1/images?text=fox&limit=20"):
             answer = await connection.ask("GET", path)
             self._expect(answer.status == 200, f"GET {path.rsplit('/', 1)[-1]} answered {answer.status}")
         if random.random() < 0.5:
             await connection.ask("DELETE", image)
+        connection.close()
 
     async def edit(self, connection: Connection) -> None:
         """Start from a picture, and a queue of two."""

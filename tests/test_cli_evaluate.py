@@ -10,9 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.checkpoint import random_checkpoint
+from marmo.cli import goals
 from marmo.cli import painter as painting
 from marmo.cli.main import main
 from marmo.data.scenes import scene
+from marmo.data.selection import CONCEPTS_FILE, write_concepts
+from marmo.data.shapes import SHAPES
 from marmo.evaluate.look_alikes import SHOWN
 from marmo.evaluate.oracle import concept_names, write_oracle
 from marmo.evaluate.questions import Question, questions
@@ -102,6 +106,32 @@ def test_a_model_is_painted_judged_and_reported(
 
 
 @pytest.mark.long
+def test_a_model_is_asked_for_what_its_folder_lists(
+    evaluate: Command, judges: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model, mine = random_checkpoint(tmp_path / "small"), tmp_path / "mine.txt"
+    write_concepts(model / CONCEPTS_FILE, ("cat", "car", "key"))
+    write_concepts(mine, ("dragon", "sun"))
+    monkeypatch.setattr(goals, "SCENES", 4)
+    command = ("model", model, *FEW, *SMALL, *judges, "--output", tmp_path / "out")
+    said = evaluate(*command, "--goals")
+    assert (said.code, said.err) == (0, "")
+    rows = [line for line in said.out.splitlines() if "(floor " in line]
+    assert len(rows) == 14 and rows[-1].startswith("warm picture ") and "not measured" not in rows[-1]
+    told = json.loads((tmp_path / "out" / "scores.json").read_text("utf-8"))
+    assert told["facts"]["concepts"] == "3 of 855" and len(told["goals"]) == 14
+    names = {*SHAPES, "cat", "car", "key", "cats", "cars", "keys"}
+    assert all(names & set(row["prompt"].split()) for row in told["pictures"])
+    other = evaluate(*command, "--concepts", mine)
+    assert other.code == 2 and "holds pictures of another model or of other settings" in other.err
+    said = evaluate(*command[:-1], tmp_path / "other", "--concepts", mine, "--parts", "heldout_count")
+    assert (said.code, said.err) == (
+        2,
+        "marmo: nothing of heldout_count is in the list of concepts; choose more of either\n",
+    )
+
+
+@pytest.mark.long
 def test_a_stopped_run_goes_on(
     evaluate: Command, stand_in: Path, judges: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -176,6 +206,7 @@ def test_prompts_are_written_for_another_program(evaluate: Command, asked: list[
     [
         (["prompts", "new", "--parts", "sen"], "'sen' is no part of the prompts; the parts are seen, seen_style, "),
         (["prompts", "new", "--seeds", "0"], "--per-tag and --seeds must be at least 1, not 30 and 0"),
+        (["prompts", "new", "--concepts", "mine.txt"], "mine.txt is no list of concepts: "),
         (["pictures", "nowhere", *FEW], "nowhere is no collection: neither a .tar nor a folder"),
         (["pictures", "empty", *FEW], "no picture in empty answers an evaluation prompt; `marmo evaluate prompts` "),
         (["pictures", "empty", *FEW, "--train", "empty"], "--train looks for copies and needs --against, pictures"),

@@ -9,17 +9,19 @@ from pydantic import ValidationError
 from marmo.data.selection import CONCEPTS_FILE, read_concepts
 from marmo.diffusion.denoiser import Target
 from marmo.models.clip_text import ClipTextConfig
+from marmo.models.latent_upscaler import LatentUpscalerConfig
 from marmo.models.pixel_unet import PixelUNetConfig
 from marmo.models.rrdb import RRDBConfig
 from marmo.models.srvgg import SRVGGConfig
 from marmo.models.unet import CODE_WIDTH, UNetConfig
 from marmo.models.vae import VAEConfig
 from marmo.pipelines.card import LatentCard, PixelCard, ToldKind, TowerCard, UpscalerCard
+from marmo.pipelines.conditions import NOISE_WIDTH
 from marmo.pipelines.pixel_diffusion import pixel_defaults
 from marmo.request import Defaults, ImageRequest, explain
 from marmo.text.bpe import ClipTokenizer, clip_tokenizer
 from marmo.weights.checkpoint import DEFAULTS_KEY, Checkpoint
-from marmo.weights.kinds import Slot, Task, task_of
+from marmo.weights.kinds import DenoiserConfig, Slot, Task, task_of
 from marmo.weights.licence import licence_of
 from marmo.weights.maps.scheduler import DDPM_SCHEDULER, betas_from_json, bound_from_json, target_from_json
 
@@ -31,6 +33,8 @@ class Family:
     final_norm: bool
     """Whether a text encoder's final norm follows the layer that is read."""
     defaults: Defaults
+    pools_states: bool = False
+    """Whether the U-Net is told the whole text as a state that no projection has seen."""
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -38,6 +42,17 @@ FAMILIES: Mapping[str, Family] = {
     "sd2": Family(final_norm=True, defaults=Defaults(clip_skip=2)),
     "sdxl": Family(final_norm=False, defaults=Defaults(clip_skip=2, empty_negative="zeros")),
     "sd-x4": Family(final_norm=True, defaults=Defaults(clip_skip=2, guidance_scale=9.0)),
+    "sd-x2": Family(
+        final_norm=False,
+        defaults=Defaults(
+            guidance_scale=1.0,
+            steps=20,
+            sampler="euler",
+            schedule="exponential",
+            unused=frozenset({"prediction", "zero_snr"}),
+        ),
+        pools_states=True,
+    ),
     "sdxl-refiner": Family(final_norm=False, defaults=Defaults(clip_skip=2)),
 }
 """By the name of the checkpoint's kind."""
@@ -48,6 +63,7 @@ EDITING: Mapping[Task, Mapping[str, object]] = {
     "inpaint": {"image_guidance_scale": None, "strength": 1.0},
     "edit": {"image_guidance_scale": 1.5, "strength": None},
     "upscale": {"image_guidance_scale": None, "strength": None, "grows": 4},
+    "upscale_latents": {"image_guidance_scale": None, "strength": None, "grows": 2},
 }
 """What of a model's defaults its task decides."""
 
@@ -55,7 +71,11 @@ EDITING: Mapping[Task, Mapping[str, object]] = {
 def latent_card(checkpoint: Checkpoint) -> LatentCard:
     """What the latent pipeline must know of a checkpoint that holds all of its networks."""
     unet, vae = (_config(checkpoint, slot) for slot in ("unet", "vae"))
-    if checkpoint.kind is None or not isinstance(unet, UNetConfig) or not isinstance(vae, VAEConfig):
+    if (
+        checkpoint.kind is None
+        or not isinstance(unet, UNetConfig | LatentUpscalerConfig)
+        or not isinstance(vae, VAEConfig)
+    ):
         if "pixel_unet" in checkpoint.parts:
             raise ValueError(
                 f"{checkpoint.path} paints pixels without words; `marmo generate` does so, and nothing else"
@@ -66,7 +86,8 @@ def latent_card(checkpoint: Checkpoint) -> LatentCard:
     towers = tuple(_towers(checkpoint, family, pools=unet.vector_width > 0))
     told = _told(checkpoint.path, unet, towers)
     _check_fit(checkpoint.path, towers, unet, vae, _tokenizer(checkpoint))
-    target, betas = target_from_json(checkpoint.scheduler), betas_from_json(checkpoint.scheduler)
+    target = checkpoint.kind.target or target_from_json(checkpoint.scheduler)
+    betas = betas_from_json(checkpoint.scheduler)
     if target == "eps" and betas.zero_snr:
         raise ValueError(
             f"{checkpoint.path} was trained up to pure noise (zero terminal SNR), in which no eps can be seen; "
@@ -160,7 +181,7 @@ def _towers(checkpoint: Checkpoint, family: Family, pools: bool) -> Iterator[Tow
                 config=part.config,
                 pad=_pad(checkpoint, slot),
                 final_norm=family.final_norm,
-                pools=pools and part.config.embed_width is not None,
+                pools=pools and (part.config.embed_width is not None or family.pools_states),
             )
 
 
@@ -183,8 +204,14 @@ def _pad(checkpoint: Checkpoint, slot: Slot) -> int:
     return ClipTokenizer.from_folder(checkpoint.tokenizers[slot]).pad
 
 
-def _told(path: Path, unet: UNetConfig, towers: Sequence[TowerCard]) -> ToldKind:
+def _told(path: Path, unet: DenoiserConfig, towers: Sequence[TowerCard]) -> ToldKind:
     """What the numbers in the U-Net's vector are, from how many they are."""
+    if isinstance(unet, LatentUpscalerConfig):
+        if unet.vector_width != NOISE_WIDTH + sum(tower.config.width for tower in towers):
+            raise ValueError(
+                f"{path}: its unet is told a vector {unet.vector_width} wide, which is no latent upscaler's"
+            )
+        return "text"
     if unet.num_labels and unet.in_channels == unet.out_channels + 3:
         return "noise"
     if unet.num_labels:
@@ -200,7 +227,7 @@ def _told(path: Path, unet: UNetConfig, towers: Sequence[TowerCard]) -> ToldKind
 
 
 def _check_fit(
-    path: Path, towers: Sequence[TowerCard], unet: UNetConfig, vae: VAEConfig, tokenizer: Path | None
+    path: Path, towers: Sequence[TowerCard], unet: DenoiserConfig, vae: VAEConfig, tokenizer: Path | None
 ) -> None:
     """`ValueError` for networks that are each known and together are no text-to-image model."""
     try:
@@ -219,7 +246,7 @@ def _check_fit(
 
 
 def _defaults(
-    checkpoint: Checkpoint, family: Family, target: Target, zero_snr: bool, unet: UNetConfig, vae: VAEConfig
+    checkpoint: Checkpoint, family: Family, target: Target, zero_snr: bool, unet: DenoiserConfig, vae: VAEConfig
 ) -> Defaults:
     """The model's own defaults where its file carries them, else its family's; with what is a fact of the model."""
     assert checkpoint.kind is not None
@@ -229,6 +256,8 @@ def _defaults(
     if zero_snr or target == "flow":
         own = own.model_copy(update={"schedule": "trailing"})  # Karras' levels would all lie in the noise
     facts: dict[str, object] = {"size_multiple": vae.factor, "prediction": target, "zero_snr": zero_snr}
+    if task == "upscale_latents":
+        facts = {"size_multiple": 2 * vae.factor}  # what it predicts is no choice of a request's
     if checkpoint.index.get("force_zeros_for_empty_prompt") is not None:
         facts["empty_negative"] = "zeros" if checkpoint.index["force_zeros_for_empty_prompt"] else "encoded"
     text = checkpoint.metadata.get(DEFAULTS_KEY)

@@ -14,7 +14,8 @@ from marmo.models.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from marmo.nn.blueprint import blueprint
 from marmo.nn.device import choose_device, choose_dtype
 from marmo.pipelines.advice import choose_mode
-from marmo.pipelines.card import LANCZOS, LatentCard, UpscalerCard
+from marmo.pipelines.card import LANCZOS, LatentCard, PixelCard, UpscalerCard
+from marmo.pipelines.doubler import Doubler
 from marmo.pipelines.latent import LatentDiffusion
 from marmo.pipelines.modes import Choice
 from marmo.pipelines.painter import Painter
@@ -24,6 +25,7 @@ from marmo.pipelines.upscaler import Upscaler
 from marmo.request import ImageRequest, Prediction
 from marmo.weights.checkpoint import open_checkpoint
 from marmo.weights.keymap import fill
+from marmo.weights.kinds import SD_X2
 from marmo.weights.maps.scheduler import TARGETS
 
 
@@ -50,7 +52,7 @@ def load(
         zero_snr: whether it was trained up to pure noise, where its file does not say or says it wrong.
         refiner: a second model, for the last steps of the requests that name it.
         vae: another autoencoder, alone or of another model, in place of the model's own.
-        upscaler: a model of ESRGAN's kind, for the second pass of the requests that name it.
+        upscaler: a model of ESRGAN's kind, or a latent upscaler, for the second pass of the requests that name it.
         memory: what is saved where memory is short.  "full" keeps all parts on the device, "offload" keeps idle parts
             in main memory, "low" reads each part when it is needed, "least" also works in small tiles; by default the
             first of the other three that has room for a picture of the model's own size.
@@ -80,9 +82,15 @@ def open_model(
     numbers = choose_dtype(dtype, place)
     decoder = None if preview is None else _tiny_decoder(Path(preview), numbers, place)
     cards = [find(model, prediction, zero_snr, vae), *([] if refiner is None else [find(refiner)])]
-    residence = Residence(place, numbers, choose_mode(memory, cards, place, numbers))
+    enlarging = None if upscaler is None else _enlarging(upscaler)
+    together = [*cards, *([enlarging] if isinstance(enlarging, LatentCard) else [])]
+    residence = Residence(place, numbers, choose_mode(memory, together, place, numbers))
     second = Painter(cards[1], place, numbers, residence) if len(cards) > 1 else None
-    larger = None if upscaler is None else open_upscaler(upscaler, place, numbers)
+    larger = None
+    if isinstance(enlarging, LatentCard):
+        larger = Doubler(enlarging, place, numbers, residence)
+    elif enlarging is not None:
+        larger = Upscaler(enlarging, place, numbers)
     return LatentDiffusion(cards[0], place, numbers, decoder, second, larger, residence)
 
 
@@ -94,10 +102,32 @@ def open_upscaler(path: str | Path, device: torch.device, dtype: torch.dtype) ->
     return Upscaler(card, device, dtype)
 
 
+def _enlarging(path: str | Path) -> UpscalerCard | LatentCard:
+    """The card of a model that enlarges between two passes."""
+    card = find_upscaler(path)
+    if card is not None:
+        return card
+    checkpoint = open_checkpoint(located(path))
+    if checkpoint.kind is not SD_X2:
+        raise ValueError(
+            f"{path} is no upscaler for a second pass; Marmo knows those of ESRGAN's and Real-ESRGAN's kind, the "
+            "latent x2 upscaler, and lanczos"
+        )
+    return latent_card(checkpoint)
+
+
 def find_upscaler(model: str | Path) -> UpscalerCard | None:
     """The card of a model that only enlarges, or of `lanczos`; None of another model."""
-    path = located(model)
-    return LANCZOS if path == LANCZOS.path else upscaler_card(open_checkpoint(path))
+    card = _other_card(located(model))
+    return card if isinstance(card, UpscalerCard) else None
+
+
+def _other_card(path: Path) -> UpscalerCard | PixelCard | None:
+    """The card of a model that does not paint from words."""
+    if path == LANCZOS.path:
+        return LANCZOS
+    checkpoint = open_checkpoint(path)
+    return upscaler_card(checkpoint) or pixel_card(checkpoint)
 
 
 def open_for(
@@ -105,13 +135,12 @@ def open_for(
 ) -> LatentDiffusion | PixelDiffusion | Upscaler:
     """The models that a request asks for, read as it says."""
     if request.model is not None:
-        card = find_upscaler(request.model)
-        if card is not None:
+        card = _other_card(located(request.model))
+        if isinstance(card, UpscalerCard):
             return open_enlarging(card, request, device, dtype)
-        painting = pixel_card(open_checkpoint(located(request.model)))
-        if painting is not None:
+        if card is not None:
             place = choose_device(device)
-            return PixelDiffusion(painting, place, choose_dtype(dtype, place))
+            return PixelDiffusion(card, place, choose_dtype(dtype, place))
     return open_model(
         request.model,
         device,
@@ -173,7 +202,7 @@ def located(model: str | Path | None, folders: Sequence[Path] = ()) -> Path:
         return path
     on_hub = hub.hub_name(model)
     if on_hub is not None:
-        return hub.cached(on_hub) or hub.fetch(on_hub)
+        return hub.cached(on_hub) or _fetched(on_hub)
     if shelf.looks_like_path(model):
         return path
     found = shelf.locate(model, folders)
@@ -182,6 +211,14 @@ def located(model: str | Path | None, folders: Sequence[Path] = ()) -> Path:
         hint = f"did you mean {' or '.join(near)}?" if near else "`marmo models` lists the models at hand"
         raise ValueError(f"there is no file, folder or model {model!r}; {hint}")
     return found
+
+
+def _fetched(name: hub.HubName) -> Path:
+    """`owner/name` may also have been meant as a path; then the hub's answer alone would mislead."""
+    try:
+        return hub.fetch(name)
+    except ValueError as error:
+        raise ValueError(f"there is no file or folder {name} here, and as a model of the hub {error}") from None
 
 
 def _default() -> Path:

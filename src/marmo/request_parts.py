@@ -186,9 +186,11 @@ class Hires(Schema):
         default=None, ge=8, le=MAX_SIDE, description="Pixels, instead of a scale; what stands out is cut off"
     )
     upscaler: Annotated[Enlarger, nearest(get_args(Enlarger))] | None = Field(
-        default=None, description="What enlarges: latents, pixels, or a model of ESRGAN's kind"
+        default=None, description="What enlarges: a rule for latents, one for pixels, or a model"
     )
-    model: str | None = Field(default=None, max_length=4096, description="A checkpoint file of ESRGAN's kind")
+    model: str | None = Field(
+        default=None, max_length=4096, description="A checkpoint file of ESRGAN's kind, or a latent upscaler's folder"
+    )
     steps: int | None = Field(default=None, ge=1, le=1000, description="Of the second pass, by default as in the first")
     strength: float | None = Field(
         default=None, ge=0, le=1, description="How far to leave the enlarged picture: 0 keeps it; by default 0.7"
@@ -237,7 +239,7 @@ class Hires(Schema):
                 f"hires makes {wide} x {high} of {width} x {height}; no side may shrink or pass {MAX_SIDE}"
             )
         if (self.upscaler == "model") != (self.model is not None):
-            raise ValueError("hires.upscaler model needs a hires.model, a file of ESRGAN's kind, and no other does")
+            raise ValueError("hires.upscaler model needs a hires.model, and no other does")
 
 
 class Upscale(Schema):
@@ -246,9 +248,9 @@ class Upscale(Schema):
     scale: float | None = Field(
         default=None, ge=1, le=16, description="How many times as wide and high; by default the model's own scale"
     )
-    crop: bool = Field(
-        default=True,
-        description="Cut what stands out where width and height are both said; else the picture covers them",
+    cover: bool = Field(
+        default=False,
+        description="Where width and height are both said, cover them and cut nothing off that stands out",
     )
     model: str | None = Field(
         default=None, max_length=4096, description="A second model that enlarges; its picture is laid over the first's"
@@ -258,7 +260,7 @@ class Upscale(Schema):
     def size(self, picture: tuple[int, int], width: int | None, height: int | None, own: int) -> tuple[int, int]:
         """Width and height of a picture after it, where these are wished and the model's own scale is this."""
         wide, high = picture
-        if width is not None and height is not None and self.crop:
+        if width is not None and height is not None and not self.cover:
             return width, height
         wished = [wish / side for wish, side in ((width, wide), (height, high)) if wish is not None]
         scale = max(wished, default=self.scale or own)
@@ -268,8 +270,8 @@ class Upscale(Schema):
         """`ValueError` for what cannot act, where these sides are wished."""
         if self.scale is not None and (width is not None or height is not None):
             raise ValueError("upscale.scale and width or height say the same; give one of them")
-        if not self.crop and (width is None or height is None):
-            raise ValueError("upscale.crop needs a width and a height")
+        if self.cover and (width is None or height is None):
+            raise ValueError("upscale.cover needs a width and a height")
         if self.model is None and self.share != type(self).model_fields["share"].default:
             raise ValueError("upscale.share needs an upscale.model")
 

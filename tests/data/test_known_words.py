@@ -47,7 +47,7 @@ def test_a_model_that_lacks_helicopters_names_what_flies() -> None:
 @pytest.mark.parametrize(
     ("text", "unknown"),
     [
-        ("a red mushrom", {"mushrom": ("mushroom",)}),
+        ("a red sunflowr", {"sunflowr": ("sunflower",)}),
         ("a gray cat", {"gray": ("grey",)}),
         ("a ball", {"ball": ("soccer ball",)}),
         ("apples", {"apples": ("red apple",)}),

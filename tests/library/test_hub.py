@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -26,9 +27,10 @@ def repository(stand_in_folder: Path, tmp_path: Path, monkeypatch: pytest.Monkey
             target = folder / path.relative_to(stand_in_folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
-    for name in ("pipeline.py", "unet/modeling.py", "safety_checker/model.safetensors", "v1.ckpt", "README.md"):
+    for name in ("pipeline.py", "unet/modeling.py", "safety_checker/model.safetensors", "v1.ckpt", "unet/README.md"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(TRAP)
+    (folder / "README.md").write_text("---\nlicense: openrail++\n---\n# Fox\n")
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     for name in ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.bin"):
         (weights.parent / name).write_bytes(weights.read_bytes())
@@ -45,18 +47,45 @@ def test_a_model_is_fetched_once_and_nothing_else_of_it(repository: StandInHub, 
     assert card.path == tmp_path / "hub" / "models--anna--fox" / "snapshots" / COMMIT
     assert card.name == "fox@01234567"
     assert repository.fetched() == {
-        "model_index.json", "marmo.json", "scheduler/scheduler_config.json",
+        "model_index.json", "marmo.json", "README.md", "scheduler/scheduler_config.json",
         "text_encoder/config.json", "text_encoder/model.safetensors",
         "unet/config.json", "unet/diffusion_pytorch_model.safetensors",
         "vae/config.json", "vae/diffusion_pytorch_model.safetensors",
         *(name for name in repository.files if name.startswith("tokenizer/")),
     }  # fmt: skip
-    assert {path.suffix for path in card.path.rglob("*.*")} <= {".json", ".safetensors", ".txt"}
+    assert {path.suffix for path in card.path.rglob("*.*")} <= {".json", ".safetensors", ".txt", ".md"}
+    assert card.licence == "openrail++"
     repository.asked.clear()
     again = [catalog.find(name).path for name in ("anna/fox", "anna/fox@main", f"anna/fox@{COMMIT}")]
     assert again == [card.path] * 3 and repository.asked == []
     listed = {found.name: found for found in catalog.models()}["anna/fox"]
-    assert (listed.origin, listed.use) == ("hub", "paint")
+    assert (listed.origin, listed.use, listed.licence) == ("hub", "paint", "openrail++")
+
+
+def test_a_card_too_long_to_be_one_stays_there():
+    """Its size is the hub's word."""
+    entries = [SimpleNamespace(path=path, size=size) for path, size in (("a.json", 5), ("README.md", hub.MAX_CARD + 1))]
+    assert hub._files(entries) == ["a.json"]
+    assert hub._files([SimpleNamespace(path="README.md", size=9), SimpleNamespace(path="folder")]) == ["README.md"]
+
+
+def test_a_single_file_of_the_hub_has_its_card(stand_in: Path, tmp_path: Path):
+    folder = tmp_path / "snapshots" / COMMIT
+    folder.mkdir(parents=True)
+    (folder / "fox.safetensors").write_bytes(stand_in.read_bytes())
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    assert catalog.find(folder / "fox.safetensors").licence == "mit"
+    elsewhere = tmp_path / "fox.safetensors"
+    elsewhere.write_bytes(stand_in.read_bytes())
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")  # of a folder of many models it says nothing
+    assert catalog.find(elsewhere).licence is None
+
+
+def test_a_path_that_is_missing_may_have_been_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match="no file or folder models/fox here, and as a model of the hub"):
+        catalog.located("models/fox")
 
 
 @pytest.mark.long
@@ -142,7 +171,7 @@ SINGLE = ["a.safetensors", "b.safetensors", "x.py", "x.ckpt"]
 @pytest.mark.parametrize(
     ("files", "name", "wanted"),
     [
-        (["fox.safetensors", "fox.ckpt", "README.md", "sub/x.safetensors"], "o/n", ["fox.safetensors"]),
+        (["fox.safetensors", "fox.ckpt", "README.md", "sub/x.safetensors"], "o/n", ["fox.safetensors", "README.md"]),
         (SINGLE, "o/n:b.safetensors", ["b.safetensors"]),
         (VAE, "o/n:vae/model.safetensors", VAE),
         ([*FP16, "model.bf16.safetensors"], "o/n", FP16),

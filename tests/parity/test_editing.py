@@ -159,6 +159,32 @@ def test_stable_diffusion_2_inpaints_too(photo, mask, tmp_path: Path):
     assert_same(mine, theirs(peer, DDIM, **given))
 
 
+@pytest.mark.parametrize(
+    ("task", "case", "strength"), [("inpaint", DDIM, 0.75), ("inpaint", EULER, 0.99), ("paint", DDIM, 0.75)]
+)
+def test_sdxl_inpaints_too(photo, mask, tmp_path: Path, task: Task, case: Case, strength: float):
+    """With nine channels and with four.  diffusers begins in noise alone from a strength of 1 on."""
+    sizes = FAMILIES["sdxl"][1]["toy"]
+    assert isinstance(sizes["unet"], UNetConfig)
+    unet = replace(sizes["unet"], in_channels=CHANNELS[task])
+    peer = peers.StableDiffusionXLInpaintPipeline(
+        text_encoder=text_model(sizes["text"], 1),
+        text_encoder_2=text_model(sizes["text2"], 4),
+        tokenizer=tokenizer(tmp_path / "tokenizer"),
+        tokenizer_2=tokenizer(tmp_path / "tokenizer_2", pad=0),
+        unet=drawn(peers.UNet2DConditionModel.from_config(unet_to_json(unet)), 2),
+        vae=drawn(peers.AutoencoderKL.from_config(vae_to_json(sizes["vae"])), 3),
+        scheduler=peers.DDIMScheduler(),
+        force_zeros_for_empty_prompt=True,
+        add_watermarker=False,
+    )
+    model = loaded(saved(peer, tmp_path / "peer", case))
+    assert model.card.task == task
+    options = {"init_image": png(photo), "mask": png(mask), "strength": strength, "negative_prompt": NEGATIVE}
+    given = {"image": photo, "mask_image": mask, "strength": strength, "width": 96, "height": 64}
+    assert_same(ours(model, case, **options), theirs(peer, case, **given, negative_prompt=NEGATIVE))
+
+
 @pytest.mark.parametrize("scales", [(7.5, 1.5), (3.0, 1.0), (7.5, 3.0)], ids=str)
 @pytest.mark.parametrize("case", [DDIM, ANCESTRAL, KARRAS], ids=str)
 def test_editing_by_instruction(eight: Pair, photo, case: Case, scales: tuple[float, float]):

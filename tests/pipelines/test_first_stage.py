@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from marmo.models.vae import Moments, VAEConfig
 from marmo.pipelines import first_stage
 from marmo.pipelines.latent import LatentDiffusion
+from marmo.pipelines.tiles import pieces
 
 CONFIG = VAEConfig(channels=(32, 32), latent_channels=3, latent_scale=0.5)  # 2 pixels per latent
 
@@ -145,7 +146,7 @@ def test_encoding_in_tiles_is_near_the_whole(model: LatentDiffusion):
 def test_the_pieces_are_known_beforehand(small: bool, height: int, width: int):
     vae = Plain()
     first_stage.decode(vae, torch.zeros(1, 3, height, width), small=small)
-    assert first_stage.pieces(height, width, small) == (len(vae.sizes), max(vae.sizes))
+    assert pieces(height, width, first_stage.tiling(small)) == (len(vae.sizes), max(vae.sizes))
 
 
 class Moody(Plain):

@@ -84,5 +84,5 @@ def test_a_broken_list_is_refused_by_its_name(folder: Path, tmp_path: Path) -> N
         (broken / entry.name).symlink_to(entry)
     (broken / CONCEPTS_FILE).unlink()
     (broken / CONCEPTS_FILE).write_text("cat\nunicornn\n")
-    with pytest.raises(ValueError, match=r"concepts.txt: 'unicornn' is no concept of scenes-v2; is it 'unicorn'"):
+    with pytest.raises(ValueError, match=r"'unicornn' is no concept of scenes-v2; is it 'unicorn'"):
         catalog.find(broken)

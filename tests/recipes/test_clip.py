@@ -271,7 +271,7 @@ ACTS = {  # on the weights
     "seed": 1,
 }
 ELSEWHERE = {"folder", "data", "from_", "model", "images", "device", "dtype", "workers", "log_images", "save_images",
-             "keep", "lr_batch", "scaling", "bias", "tokenizer", "split", "wrong"}  # fmt: skip
+             "keep", "lr_batch", "scaling", "bias", "tokenizer", "split", "wrong", "concepts"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 PROGRAM = """
 import sys
 sys.modules["pydantic"] = None
-from marmo.recipes import clip
+from marmo.recipes import clip, ddpm
 from marmo.data import order, source
 print("lean")
 """

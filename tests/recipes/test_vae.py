@@ -151,8 +151,10 @@ def test_what_was_learnt_is_begun_with(tmp_path: Path, source):
     name = "diffusion_pytorch_model.safetensors"
     before, after = open_file(first / name), open_file(main(replace(again, ema=None), source) / name)
     assert all(torch.equal(before.read(name), after.read(name)) for name in before.infos)
-    with pytest.raises(ValueError, match="give either --from or --model"):
-        main(small(tmp_path / "both", from_=first), source)
+    from_small = open_file(
+        main(replace(small(tmp_path / "both", from_=first), images=8, lr=0.0, ema=None), source) / name
+    )
+    assert all(torch.equal(before.read(name), from_small.read(name)) for name in before.infos)
 
 
 ACTS = {
@@ -175,7 +177,7 @@ ACTS = {
 }  # fmt: skip
 ELSEWHERE = {
     *("folder", "images", "device", "dtype", "workers", "log_images", "save_images", "keep"),
-    *("data", "split", "size", "from_", "features", "oracle"),  # what they do is tested above, or of the sources
+    *("data", "split", "concepts", "size", "from_", "features", "oracle"),  # tested above, or what sources do
 }
 
 

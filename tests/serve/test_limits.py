@@ -81,7 +81,7 @@ def test_a_bomb_is_refused_by_its_header() -> None:
         (ImageRequest(init_image=png(8, 8), upscale=Upscale(scale=4.1)), False),
         (ImageRequest(init_image=png(8, 8), width=33), False),
         (ImageRequest(init_image=png(8, 9), width=8, height=8), False),  # what the network makes is too large
-        (ImageRequest(init_image=png(8, 2), width=8, height=32, upscale=Upscale(crop=False)), False),
+        (ImageRequest(init_image=png(8, 2), width=8, height=32, upscale=Upscale(cover=True)), False),
         (ImageRequest(init_image=png(8, 2), width=8, height=32), True),
     ],
 )

@@ -182,7 +182,7 @@ async def test_two_servers_in_one_folder_are_refused(tmp_path: Path) -> None:
 async def test_a_lost_picture_of_a_request_fails_that_job(tmp_path: Path) -> None:
     async with ready(tmp_path) as jobs:
         block = await jobs.submit(saying("hang"), "ann")
-        job = await jobs.submit(FOX.model_copy(update={"init_image": b"a picture"}), "ann")
+        job = await jobs.submit(FOX.model_copy(update={"init_image": toy_picture(FOX, 0)}), "ann")
         file = tmp_path / "files" / job.inputs["init_image"][:2] / job.inputs["init_image"]
         file.write_bytes(b"another")
         await jobs.cancel(block.id)

@@ -69,12 +69,11 @@ TOY = replace(PIXEL_TOY, in_channels=1, out_channels=1, side=8)
 USUAL = replace(
     ddpm.tiny(),
     model=TOY,
-    images=12_288,
-    lr=4e-3,
+    images=8_192,
     compared=256,
     samples=128,
-    log_images=1024,
-    validate_images=4096,
+    log_images=1_024,
+    validate_images=2_048,
     save_images=0,
 )
 PLANTED: dict[str, tuple[str, int, dict[str, object]]] = {
@@ -87,8 +86,8 @@ PLANTED: dict[str, tuple[str, int, dict[str, object]]] = {
             in_channels=1, out_channels=1, channels=(4,), attends=(False,), num_res_blocks=1, num_groups=2, side=8
         )},
     ),
-    "few pictures, many epochs": ("overfits", 32, {"images": 16_384}),
-    "a dozen pictures, very many epochs": ("memorises", 12, {"images": 16_384}),
+    "few pictures, many epochs": ("overfits", 32, {"images": 11_264}),
+    "a dozen pictures, very many epochs": ("memorises", 12, {}),
 }  # fmt: skip
 
 

@@ -47,8 +47,17 @@ class Asked:
     concepts: Path | None = None
     """A list of the concepts that are asked for, one id per line; by default those that the model knows, else all"""
 
+    def check(self) -> None:
+        """`ValueError` for a part that does not exist, a list that cannot be read and for nothing to ask."""
+        from marmo.evaluate.questions import chosen_parts
+
+        if self.per_tag < 1 or self.seeds < 1:
+            raise ValueError(f"--per-tag and --seeds must be at least 1, not {self.per_tag} and {self.seeds}")
+        chosen_parts(self.parts)
+        self.chosen()
+
     def questions(self, known: Sequence[str] = ()) -> "list[Question]":
-        """All of them; `ValueError` for a part that does not exist and for nothing to ask.
+        """All of them; `ValueError` for what `check` refuses, and for parts of which the list holds nothing.
 
         Args:
             known: ids of the only concepts that are asked for where no list is given; none means all.
@@ -56,8 +65,7 @@ class Asked:
         from marmo.data.selection import Selection
         from marmo.evaluate.questions import LANGUAGES, chosen_parts, questions
 
-        if self.per_tag < 1 or self.seeds < 1:
-            raise ValueError(f"--per-tag and --seeds must be at least 1, not {self.per_tag} and {self.seeds}")
+        self.check()
         spoken = LANGUAGES if self.language == "both" else (self.language,)
         selection = Selection(frozenset(self.chosen(known)) or None)
         asked = questions(chosen_parts(self.parts), self.per_tag, spoken, self.seeds, selection)
@@ -103,9 +111,10 @@ class Judged:
     json: bool = False
     """Print JSON instead of words"""
 
-    def check(self, asked: "Sequence[Question]") -> None:
+    def check(self) -> None:
         """`ValueError` now rather than when the pictures are painted."""
         from marmo.evaluate.limits import renders
+        from marmo.evaluate.questions import questions
 
         if self.train is not None and self.against is None:
             raise ValueError("--train looks for copies and needs --against, pictures that training never saw")
@@ -113,7 +122,8 @@ class Judged:
         for path in (self.against, self.train, self.space, self.clip):
             if path is not None and not path.exists():
                 raise ValueError(f"{path} does not exist")
-        renders(asked[:1], 64, lambda pictures: pictures)[0].load()  # needs the renderer of marmo[data]
+        one = questions(("seen",), per_tag=1, seeds=1)[:1]
+        renders(one, 64, lambda pictures: pictures)[0].load()  # needs the renderer of marmo[data]
 
     def oracles(self) -> "Oracles":
         """The one that counts, and its guard."""
@@ -213,8 +223,8 @@ class Pictures:
         from marmo.evaluate.gallery import collected, painted
         from marmo.evaluate.report import Report, facts
 
+        self.judged.check()
         asked = self.asked.questions()
-        self.judged.check(asked)
         answers = painted(self.folder, asked) or collected(self.folder, asked)
         found = self.judged.measured(self.folder, asked=bool(answers))
         if not answers and not found.lines:
@@ -242,11 +252,19 @@ class Model:
     """cpu, cuda, mps, ...; the best there is by default"""
     dtype: str | None = None
     """float32, bfloat16 or float16; the fastest that is safe by default"""
+    goals: bool = False
+    """Hold it against what Marmo's own small model must reach, and measure its autoencoder and its speed for that"""
+    own_clip: Path | None = None
+    """The CLIP that the model's text encoder comes from, for its row of --goals"""
 
     def run(self) -> int:
         """Paint what is missing, judge, tell."""
         settings = ImageRequest.model_validate(given(self.settings))
+        self.asked.check()
+        self.judged.check()
+        oracles = self.judged.oracles()
         from marmo import catalog
+        from marmo.cli.goals import goals
         from marmo.cli.painter import identity, painter, reconstruction
         from marmo.evaluate.gallery import missing, paint, painted, prepare
         from marmo.evaluate.report import Report, facts
@@ -254,8 +272,6 @@ class Model:
         model, folder = catalog.open_model(self.model, self.device, self.dtype), self.judged.output / "pictures"
         chosen = self.asked.chosen(model.card.concepts)
         asked = self.asked.questions(chosen)
-        self.judged.check(asked)
-        oracles = self.judged.oracles()
         prepare(folder, asked, identity(model, settings, chosen))
         todo = missing(folder, asked)
         stream = paint(folder, todo, painter(model, settings))
@@ -267,7 +283,8 @@ class Model:
         outcome = self.judged.outcome(painted(folder, asked), oracles, reconstruction(model))
         told = {**facts(outcome, chosen), **_settings(model.resolve(settings))}
         found = self.judged.measured(folder, asked=True)
-        self.judged.tell(Report(model.card.name, told, outcome, found.lines, found.look_alikes))
+        rows = goals(model, settings, outcome, oracles, chosen, self.own_clip) if self.goals else ()
+        self.judged.tell(Report(model.card.name, told, outcome, found.lines, found.look_alikes, rows))
         return 0
 
 

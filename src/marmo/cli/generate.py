@@ -59,6 +59,7 @@ class Generate:
         from marmo import catalog  # brings torch
         from marmo.pipelines.advice import explaining
         from marmo.pipelines.latent import LatentDiffusion
+        from marmo.pipelines.upscaler import Upscaler
 
         asked = [placed(request, self.lists.models_dir) for request in asked]
         started = time.perf_counter()
@@ -68,8 +69,8 @@ class Generate:
             if self.estimate:
                 from marmo.pipelines.forecast import forecast
 
-                if not isinstance(model, LatentDiffusion):
-                    raise ValueError("--estimate is for models that paint from words, and this is none")
+                if not isinstance(model, LatentDiffusion | Upscaler):
+                    raise ValueError("--estimate is for models that paint from words or enlarge, and this is none")
                 self._tell_forecast(forecast(model, first), len(asked))
                 return 0
             for request in (asked[place] for place in places):

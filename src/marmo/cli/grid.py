@@ -18,6 +18,7 @@ from marmo.grids.cells import ONE, Cell, Folder, cells, missing
 from marmo.grids.page import page
 from marmo.grids.sheet import sheet
 from marmo.lists.requests import Shelf, fields_of, settled, with_styles
+from marmo.pipelines.modes import Choice
 from marmo.request import ImageRequest
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Grid:
     """cpu, cuda, mps, ...; the best there is by default"""
     dtype: str | None = None
     """float32, bfloat16 or float16; the fastest that is safe by default"""
+    memory: Choice = "auto"
+    """full keeps all at hand; idle parts wait in main memory (offload) or their files (low); least has small tiles"""
     json: bool = False
     """Print JSON instead of words"""
 
@@ -84,7 +87,7 @@ class Grid:
         place: dict[Cell, Path] = {}
         painted = 0
         for first, members in by_models([cell.request for cell in grid]):
-            model = catalog.open_for(first, self.device, self.dtype)
+            model = catalog.open_for(first, self.device, self.dtype, self.memory)
             if isinstance(model, Upscaler):
                 raise ValueError(f"{first.model} is an upscaler; a grid is of models that paint")
             own = [grid[index] for index in members]

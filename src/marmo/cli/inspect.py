@@ -100,6 +100,7 @@ def _warn(sentences: list[str]) -> int:
 
 def _training(checkpoint: "Checkpoint") -> dict[str, object]:
     """What the networks are together, and how they were trained; nothing of one network alone."""
+    from marmo.models.latent_upscaler import LatentUpscalerConfig
     from marmo.models.unet import UNetConfig
     from marmo.models.vae import VAEConfig
     from marmo.weights.kinds import task_of
@@ -108,7 +109,7 @@ def _training(checkpoint: "Checkpoint") -> dict[str, object]:
     if checkpoint.kind is None:
         return {}
     unet, vae = checkpoint.parts["unet"].config, checkpoint.parts["vae"].config
-    assert isinstance(unet, UNetConfig) and isinstance(vae, VAEConfig)
+    assert isinstance(unet, UNetConfig | LatentUpscalerConfig) and isinstance(vae, VAEConfig)
     try:
         task = task_of(unet, vae)
     except ValueError:
@@ -116,7 +117,7 @@ def _training(checkpoint: "Checkpoint") -> dict[str, object]:
     return {
         "task": task,
         "kind": checkpoint.kind.name,
-        "prediction": target_from_json(checkpoint.scheduler),
+        "prediction": checkpoint.kind.target or target_from_json(checkpoint.scheduler),
         "zero_snr": betas_from_json(checkpoint.scheduler).zero_snr,
     }
 

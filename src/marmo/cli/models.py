@@ -47,7 +47,7 @@ class Models:
 
         if self.fetch is not None:
             return self._fetch(self.fetch)
-        gc.freeze()  # torch's many objects need not be looked through again for every header
+        gc.disable()  # headers have many small objects and no cycles, and torch's need not be looked through for them
         looked = counted(catalog.models(self.models_dir), None, "looking at models", quiet=self.json)
         found = [model for model in looked if model.use or not self.usable]
         if self.json:

@@ -3,9 +3,11 @@
 import json
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tyro
@@ -15,7 +17,14 @@ from marmo.cli.progress import watch
 from marmo.files.foreign import Foreign
 from marmo.files.pictures import FORMATS, decode_image, read_description, save_picture
 from marmo.files.record import REFINER, UPSCALER, VAE, Record
+from marmo.pipelines.modes import Choice
 from marmo.request import ImageRequest
+
+if TYPE_CHECKING:  # help shall not wait for torch
+    from marmo.pipelines.events import Result
+    from marmo.pipelines.latent import LatentDiffusion
+    from marmo.pipelines.pixel_diffusion import PixelDiffusion
+    from marmo.pipelines.upscaler import Upscaler
 
 OLD_HASH_LENGTH = 8
 EMPTY_HASH = "e3b0c442"  # of no bytes: the program did not find its file
@@ -71,6 +80,8 @@ class Replay:
     """The masks of its regions, in any order, if they had some"""
     output: Path | None = None
     """Where to save the new picture; by default it is only compared"""
+    memory: Choice = "auto"
+    """full keeps all at hand; idle parts wait in main memory (offload) or their files (low); least has small tiles"""
     json: bool = False
     """Print JSON instead of words"""
 
@@ -92,9 +103,9 @@ class Replay:
         from marmo import catalog  # brings torch
 
         request = self._request(record)
-        model = catalog.open_for(request, _device(record), record.dtype)
+        model = catalog.open_for(request, _device(record), record.dtype, self.memory)
         changed = _changed(record, model.hashes())
-        result = watch(model.stream(request), request.num_images, quiet=self.json)
+        result = self._painted(model, request)
         return Replayed(result.images[record.image], result.records[record.image], changed)
 
     def _foreign(self, foreign: Foreign) -> Replayed:
@@ -104,7 +115,7 @@ class Replay:
             raise ValueError(f"{self.picture} was made by {foreign.program}; say with --model where {model} lies")
         from marmo import catalog
 
-        model = catalog.open_model(self.model, None, None)
+        model = catalog.open_model(self.model, None, None, memory=self.memory)
         sentences = [*_not_carried(foreign), *_other_model(foreign, self.model, model.hashes())]
         request = foreign.request
         if request.strength is not None or request.image_guidance_scale is not None:
@@ -115,9 +126,17 @@ class Replay:
             if self.mask is None:
                 raise ValueError(f"{self.picture} was painted under a mask; give it with --mask")
             request = request.model_copy(update={"mask": self.mask.read_bytes()})
-        result = watch(model.stream(request), request.num_images, quiet=self.json)
+        result = self._painted(model, request)
         sentences += [f"note: {note}" for note in result.notes]
         return Replayed(result.images[0], result.records[0], sentences)
+
+    def _painted(self, model: "LatentDiffusion | PixelDiffusion | Upscaler", request: ImageRequest) -> "Result":
+        """Painted; where memory runs out, a sentence says what to change."""
+        from marmo.pipelines.advice import explaining
+        from marmo.pipelines.latent import LatentDiffusion
+
+        with explaining(model, request) if isinstance(model, LatentDiffusion) else nullcontext():
+            return watch(model.stream(request), request.num_images, quiet=self.json)
 
     def _check_output(self) -> None:
         """`ValueError` now rather than when the picture is painted."""

@@ -9,6 +9,7 @@ import tyro
 from marmo.cli.flags import RequestFlags, started_from
 from marmo.cli.generate import Generate
 from marmo.files.names import DEFAULT_PATTERN, PictureSuffix
+from marmo.pipelines.modes import Choice
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,12 @@ class Upscale:
     """cpu, cuda, mps, ...; the best there is by default"""
     dtype: str | None = None
     """float32, bfloat16 or float16; the fastest that is safe by default"""
+    memory: Choice = "auto"
+    """full keeps all at hand; idle parts wait in main memory (offload) or their files (low); least has small tiles"""
     json: bool = False
     """Print JSON instead of words"""
+    estimate: bool = False
+    """Enlarge nothing; tell the memory and the time that are needed"""
 
     def run(self) -> int:
         """Enlarge, save, tell."""
@@ -43,5 +48,7 @@ class Upscale:
             format=self.format,
             device=self.device,
             dtype=self.dtype,
+            memory=self.memory,
             json=self.json,
+            estimate=self.estimate,
         ).run()

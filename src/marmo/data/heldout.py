@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from marmo.data.defects import MIN_SIDE
 from marmo.data.item import Item, Items
 from marmo.data.order import Shuffle
-from marmo.data.pictures import Pictures, open_items
 from marmo.data.source import Source, shuffled
 from marmo.data.tags import Wording
 
+MIN_SIDE = 32
+"""Pixels; smaller pictures are passed over where larger ones are asked for."""
 MEMORY = 1 << 30
 """Bytes of decoded pictures that are kept."""
 
@@ -50,6 +50,8 @@ def open_split(path: Path, heldout: float | Path, *, seed: int, size: int, chann
 
     Raises `ValueError` where nothing would be left to learn from or to compare with.
     """
+    from marmo.data.pictures import open_items  # reads picture records, too, and so needs pydantic
+
     items = open_items(path)
     apart = frozenset[int]() if isinstance(heldout, Path) else _apart(len(items), heldout)
     kept = [index for index in range(len(items)) if index not in apart]
@@ -78,6 +80,8 @@ def _apart(count: int, share: float) -> frozenset[int]:
 
 def _pictures(items: Items, names: Sequence[int], seed: int, size: int, channels: int) -> Source:
     """Those with these numbers, each pass in another order; decoded once, as far as they fit into memory."""
+    from marmo.data.pictures import Pictures
+
     chosen, order = frozenset(names), Shuffle(len(names), seed)
     pictures = Pictures(
         _Wordless(items),

@@ -14,6 +14,7 @@ from pathlib import Path
 from marmo.data.corpus import corpus
 from marmo.evaluate import figures, tables
 from marmo.evaluate.geneval import CHECKS
+from marmo.evaluate.goals import Reached, Verdict
 from marmo.evaluate.judging import Mark
 from marmo.evaluate.limits import PERFECT
 from marmo.evaluate.look_alikes import LookAlike, as_image
@@ -40,6 +41,20 @@ from marmo.version import VERSION
 MAX_PICTURES, ROW = 120, 6
 """Pictures of a page, and of a row where a page is wide."""
 
+VERDICTS: Mapping[Verdict, str] = {
+    "goal": "goal reached",
+    "floor": "floor reached",
+    "below": "below the floor",
+    "not measured": "not measured",
+}
+
+MET: Mapping[Verdict, str] = {
+    "goal": "verdict right",
+    "floor": "verdict right",
+    "below": "verdict wrong",
+    "not measured": "soft",
+}
+
 MEANINGS: Mapping[str, str] = {
     "Right": "GenEval's rules: all that the prompt names is there, as often, in the colour and at the place it says.",
     "Interval": "95 of 100 such intervals hold the true share. Pictures of one prompt fail together, so prompts count.",
@@ -64,6 +79,8 @@ class Report:
     """Numbers that are not about prompts of the corpus: distances, similarities."""
     look_alikes: Sequence[LookAlike] = ()
     """Pictures beside the training pictures that they look like."""
+    goals: Sequence[Reached] = ()
+    """How far the model has come on the way of Marmo's own."""
 
 
 def facts(outcome: Outcome | None, concepts: Sequence[str] = ()) -> dict[str, str]:
@@ -114,6 +131,7 @@ def _sections(report: Report) -> Iterator[str]:
         yield _cards(outcome)
         yield _warnings(outcome.warnings)
         yield _scores(outcome)
+        yield _goals(report.goals)
         yield f'<div class="two">{_heldout(outcome)}{_languages(outcome)}</div>'
         yield _faults(outcome)
         yield _instrument(outcome)
@@ -217,6 +235,27 @@ def _score_row(
     cells += [tables.share(spoken.get(None, next(iter(spoken.values())))), *guards]
     cells += ["" if value is None else f"{tables.percent(value)} %" for value in limits.values()]
     return tables.row(cells, _kind(tag))
+
+
+def _goals(rows: Sequence[Reached]) -> str:
+    """Floors and goals; nothing where nobody asked for them."""
+    if not rows:
+        return ""
+    cells = [
+        [
+            escape(row.goal.name) + (f" <small>{escape(row.detail)}</small>" if row.detail else ""),
+            escape(tables.amount(row.goal.floor, row.goal.unit)),
+            escape(tables.amount(row.goal.goal, row.goal.unit)),
+            "" if row.measured is None else tables.measured(row.measured, row.goal.unit),
+            f'<span class="{MET[row.verdict]}">{VERDICTS[row.verdict]}</span>',
+        ]
+        for row in rows
+    ]
+    return _section(
+        "What it must reach",
+        "Floors and goals that were set before any training. A row is judged by its number, not by its interval.",
+        tables.table(["", "floor", "goal", "measured", ""], [tables.row(row) for row in cells]),
+    )
 
 
 def _heldout(outcome: Outcome) -> str:

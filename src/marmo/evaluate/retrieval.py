@@ -25,8 +25,10 @@ from marmo.data.captions import Language
 from marmo.data.compose import compose
 from marmo.data.contrast import FACTS, Fact, wrong_caption
 from marmo.data.scenes import Sample, sample
+from marmo.data.selection import EVERYTHING, Selection
 from marmo.data.splits import Split
 from marmo.evaluate.evaluator import Evaluator, load_evaluator
+from marmo.evaluate.statistics import Estimate, wilson
 
 TEST_SEED = -2000
 """Of the scenes that are asked about."""
@@ -53,6 +55,12 @@ class Retrieval:
     """A caption's picture is found."""
     scenes: int
 
+    @property
+    def worse(self) -> Estimate:
+        """The harder of the two ways."""
+        value = min(self.by_picture, self.by_text)
+        return Estimate(value, *wilson(value * self.scenes, self.scenes), self.scenes)
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -62,10 +70,17 @@ class Scores:
     deceived: Mapping[Fact, float]
 
 
-def retrieval(evaluator: Evaluator, split: Split, language: Language, groups: int = 5, size: int = 128) -> Retrieval:
+def retrieval(
+    evaluator: Evaluator,
+    split: Split,
+    language: Language,
+    groups: int = 5,
+    size: int = 128,
+    selection: Selection = EVERYTHING,
+) -> Retrieval:
     """Among 100 scenes of a split, told in a language."""
     found = [0, 0]
-    asked = _told(split, language)
+    asked = _told(split, language, selection)
     for _ in range(groups):
         group = list(islice(_different(asked), AMONG))
         cosines = _look(evaluator, group, size) @ evaluator.read([one.sample.caption.text for one in group]).T
@@ -96,10 +111,10 @@ def scores(evaluator: Evaluator, splits: Sequence[Split], groups: int = 5, pairs
     return Scores(found, {fact: deceived(evaluator, fact, pairs) for fact in FACTS})
 
 
-def _told(split: Split, language: Language) -> Iterator[Asked]:
+def _told(split: Split, language: Language, selection: Selection = EVERYTHING) -> Iterator[Asked]:
     """The samples of a split that happen to be told in a language."""
     for index in count():
-        made = sample(TEST_SEED, index, split)
+        made = sample(TEST_SEED, index, split, selection)
         if made.caption.language == language:
             yield Asked(index, made)
 

@@ -5,7 +5,7 @@ A part's overall score is the mean over its tags, as GenEval's is.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import TypeVar
@@ -77,7 +77,12 @@ def told(tags: Mapping[str, T]) -> dict[str, T]:
 
 def right(marks: Sequence[Mark], oracle: OracleName) -> Estimate:
     """The share of these that are right."""
-    return share(_hits(marks, oracle), _clusters(marks))
+    return share_of(marks, lambda mark: mark.is_right(oracle))
+
+
+def share_of(marks: Sequence[Mark], is_hit: Callable[[Mark], bool]) -> Estimate:
+    """The share of these of which something is so."""
+    return share(torch.tensor([float(is_hit(mark)) for mark in marks]), _clusters(marks))
 
 
 def heldout_gaps(marks: Sequence[Mark], oracle: OracleName) -> list[Gap]:

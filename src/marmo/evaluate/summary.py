@@ -7,13 +7,15 @@ print(*lines(report), sep="\\n")
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
+from marmo.evaluate.goals import Reached
 from marmo.evaluate.judging import OracleName
 from marmo.evaluate.limits import PERFECT
 from marmo.evaluate.measures import Line
-from marmo.evaluate.report import Report
+from marmo.evaluate.report import VERDICTS, Report
 from marmo.evaluate.scores import Gap, Score, by_tag, faults, heldout_gaps, language_gaps, scores, told
 from marmo.evaluate.statistics import Estimate
 from marmo.evaluate.suite import Limit, Outcome
+from marmo.evaluate.tables import amount, number
 
 Json = Mapping[str, object]
 
@@ -22,6 +24,8 @@ def summary(report: Report) -> dict[str, object]:
     """What `json.dumps` takes."""
     numbers = [_line(line) for line in report.lines]
     whole: dict[str, object] = {"subject": report.subject, "facts": dict(report.facts), "numbers": numbers}
+    if report.goals:
+        whole["goals"] = [_reached(row) for row in report.goals]
     return whole if report.outcome is None else {**whole, **_outcome(report.outcome)}
 
 
@@ -29,6 +33,7 @@ def lines(report: Report) -> Iterator[str]:
     """The scores of each part, then the other numbers, then what is wrong with the instrument."""
     if report.outcome is not None:
         yield from _scores(report.outcome)
+    yield from map(_told, report.goals)
     for line in report.lines:
         yield f"{line.measured.metric:<12} {line.measured.value}  {line.basis}"
     if report.outcome is not None:
@@ -45,6 +50,20 @@ def _scores(outcome: Outcome) -> Iterator[str]:
         for tag, score in told(by_tag(mine, outcome.oracle)).items():
             interval = f"[{100 * score.low:.0f}, {100 * score.high:.0f}]"
             yield f"{part:<17} {tag:<14} {score.value:4.0%} {interval:<10} ceiling {ceiling[tag].value:.0%}"
+
+
+def _told(row: Reached) -> str:
+    """A row of the table of goals."""
+    unit, found, value = row.goal.unit, row.measured, ""
+    if found is not None:
+        value = f"{amount(found.value, unit)} [{number(found.low, unit)}, {number(found.high, unit)}]  "
+    bounds = f"floor {amount(row.goal.floor, unit)}, goal {amount(row.goal.goal, unit)}"
+    return f"{row.goal.name:<40} {value}{VERDICTS[row.verdict]} ({bounds})"
+
+
+def _reached(row: Reached) -> Json:
+    estimate = None if row.measured is None else asdict(row.measured)
+    return {**asdict(row.goal), "detail": row.detail, "measured": estimate, "verdict": row.verdict}
 
 
 def _outcome(outcome: Outcome) -> Json:

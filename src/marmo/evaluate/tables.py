@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from marmo.evaluate.goals import Unit
 from marmo.evaluate.scores import OVERALL
 from marmo.evaluate.statistics import Estimate
 
@@ -24,6 +25,7 @@ TAGS: Mapping[str, str] = {
     "counting": "counting",
     OVERALL: "overall",
 }
+UNITS: Mapping[Unit, str] = {"share": "%"}
 LANGUAGES: Mapping[str, str] = {"en": "English", "zh": "Chinese"}
 
 
@@ -64,6 +66,22 @@ def share(estimate: Estimate | None) -> str:
 def points(estimate: Estimate) -> str:
     """A difference of shares, with its interval."""
     return f"{signed(estimate.value)} <small>{signed(estimate.low)} to {signed(estimate.high)}</small>"
+
+
+def measured(estimate: Estimate, unit: Unit) -> str:
+    """In its unit, with its interval."""
+    low, high = number(estimate.low, unit), number(estimate.high, unit)
+    return f"{amount(estimate.value, unit)} <small>{low} to {high}</small>"
+
+
+def amount(value: float, unit: Unit) -> str:
+    """A number with its unit."""
+    return f"{number(value, unit)} {UNITS.get(unit, unit)}"
+
+
+def number(value: float, unit: Unit) -> str:
+    """Shares in percent, and their differences in points."""
+    return f"{100 * value:.1f}" if unit in ("share", "points") else f"{value:.2f}"
 
 
 def percent(value: float) -> str:

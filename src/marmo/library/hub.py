@@ -20,6 +20,10 @@ from marmo.weights.kinds import KINDS
 
 TOKENIZER = frozenset({"merges.txt", "vocab.txt", "tokenizer.model", "spiece.model"})
 SUFFIXES = frozenset({".safetensors", ".json"})
+CARD = "README.md"
+"""The model card, whose head names the licence; it is text, and read as such."""
+MAX_CARD = 1 << 20
+"""Bytes; a longer one stays where it is."""
 COMPONENTS = frozenset(
     {"scheduler"}
     | {place.folder for kind in KINDS for place in kind.places.values()}
@@ -102,21 +106,21 @@ def fetch(name: HubName) -> Path:
 
 def chosen(name: HubName, files: Sequence[str]) -> list[str]:
     """What to fetch of a repository's files; `ValueError` where there is no model, or where one must be named."""
-    allowed = [file for file in files if _is_allowed(file)]
+    allowed, card = [file for file in files if _is_allowed(file)], [CARD] * (CARD in files)
     if name.file is not None:
         if name.file not in allowed:
             raise ValueError(f"{name.repo} holds no {name.file}; {_singles(name, allowed)}")
         beside = str(PurePosixPath(name.file).parent / "config.json")
-        return [name.file, *(file for file in allowed if file == beside)]
+        return [name.file, *(file for file in allowed if file == beside), *card]
     if "model_index.json" in allowed:
         inside = [file for file in allowed if file.count("/") == 1 and file.split("/")[0] in COMPONENTS]
-        return ["model_index.json", *(["marmo.json"] if "marmo.json" in allowed else []), *_one_variant(inside)]
+        return ["model_index.json", *(["marmo.json"] if "marmo.json" in allowed else []), *_one_variant(inside), *card]
     if "config.json" in allowed:
-        return _one_variant([file for file in allowed if "/" not in file])
+        return _one_variant([file for file in allowed if "/" not in file]) + card
     roots = [file for file in allowed if file.endswith(".safetensors") and "/" not in file]
     if len(roots) != 1:
         raise ValueError(f"{name.repo} is no diffusers model; {_singles(name, allowed)}")
-    return roots
+    return roots + card
 
 
 def _is_allowed(file: str) -> bool:
@@ -152,7 +156,8 @@ def _files(listed: Iterable[object]) -> list[str]:
     files: list[str] = []
     for entry in listed:
         path = getattr(entry, "path", None)
-        if isinstance(path, str) and hasattr(entry, "size"):  # folders have none
+        size = getattr(entry, "size", None)
+        if isinstance(path, str) and isinstance(size, int) and (path != CARD or size <= MAX_CARD):  # folders have none
             files.append(path)
         if len(files) > MAX_FILES:
             raise ValueError(f"the repository has more than {MAX_FILES} files")

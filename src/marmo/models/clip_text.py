@@ -77,10 +77,13 @@ class ClipText(nn.Module):
         return self._through(x, 0, self._end(skip))
 
     def embed(self, hidden: Tensor, ids: Tensor, skip: int = 1) -> Tensor:
-        """The whole text as one vector, from what `hidden` gave at that `skip` on.  B T W of ids B T -> B E."""
-        assert self.proj is not None, "this text encoder has no projection"
+        """The whole text as one vector, from what `hidden` gave at that `skip` on.  B T W of ids B T -> B E.
+
+        Where the config asks for no projection, it is the last token's state, B W.
+        """
         states = self.norm(self._through(hidden, self._end(skip), len(self.blocks)))  # B T W
-        return self.proj(self.pool(states, ids))                                      # B E
+        pooled = self.pool(states, ids)                                               # B W
+        return pooled if self.proj is None else self.proj(pooled)                     # B E
 
     def pool(self, states: Tensor, ids: Tensor) -> Tensor:
         """The state that has read the whole text: the one at the END token.  States B T W of ids B T -> B W.

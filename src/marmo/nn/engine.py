@@ -6,7 +6,7 @@ Shapes: B batch, C channels, H W height and width, N heads, T tokens, D width of
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,17 @@ def _attend_plainly(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
     return scores.softmax(-1) @ v                                                     # B N T D
 
 
+Edge = Literal["constant", "reflect"]
+"""Beyond a picture there is nothing, or its mirror."""
+
+
+class Edged(nn.Module):
+    """A layer that sees beyond the edge of a picture."""
+
+    wrap = Wrap()
+    """What lies there: the layer's own padding, or the picture's other edge; see `wrapped`."""
+
+
 class Linear(nn.Linear):
     """x @ weight.T + bias over the last axis.
 
@@ -62,16 +73,13 @@ class Linear(nn.Linear):
         return super().forward(input)
 
 
-class Conv2d(nn.Conv2d):
+class Conv2d(nn.Conv2d, Edged):
     """Convolution over H and W of BCHW.
 
     On the CPU a picture is laid out channels last, as oneDNN computes; else it would be rearranged there and back at
     every call.  The kernel is rearranged too, and for a large one over a small picture (the inner levels of Stable
     Diffusion's U-Net) that costs more than the product of kernel and patches, which takes it as it is.
     """
-
-    wrap = Wrap()
-    """What lies around the picture: zeros, or its own other edge; see `wrapped`."""
 
     def forward(self, input: Tensor) -> Tensor:
         """B C H W -> B O H' W'."""
@@ -111,22 +119,28 @@ class GroupNorm(nn.GroupNorm):
 
 @contextmanager
 def wrapped(network: nn.Module, wrap: Wrap) -> Generator[None]:
-    """A network whose convolutions, for a while, see a picture's opposite edges as neighbours."""
-    convolutions = [module for module in network.modules() if isinstance(module, Conv2d)] if any(wrap) else []
-    for convolution in convolutions:
-        convolution.wrap = wrap
+    """A network whose layers, for a while, see a picture's opposite edges as neighbours."""
+    layers = [module for module in network.modules() if isinstance(module, Edged)] if any(wrap) else []
+    for layer in layers:
+        layer.wrap = wrap
     try:
         yield
     finally:
-        for convolution in convolutions:
-            convolution.wrap = Wrap()
+        for layer in layers:
+            layer.wrap = Wrap()
 
 
-def pad(x: Tensor, left: int, right: int, top: int, bottom: int, wrap: Wrap) -> Tensor:
-    """x with something around it: its other edge along the axes that wrap, zeros along the others.  B C H W."""
-    sides, ends = (left, right, 0, 0), (0, 0, top, bottom)
-    x = F.pad(x, sides, "circular") if wrap.width else F.pad(x, sides)
-    return F.pad(x, ends, "circular") if wrap.height else F.pad(x, ends)
+def pad(
+    x: Tensor, left: int, right: int, top: int, bottom: int, wrap: Wrap, edge: Edge = "constant"
+) -> Tensor:
+    """x with something around it: its other edge along the axes that wrap, zeros or its mirror along the others.
+
+    B C H W.  A picture that is too small for a mirror repeats its last pixels.
+    """
+    for axis, around, circular in ((3, (left, right, 0, 0), wrap.width), (2, (0, 0, top, bottom), wrap.height)):
+        mode = "replicate" if edge == "reflect" and x.shape[axis] <= max(around) else edge
+        x = F.pad(x, around, "circular" if circular else mode)
+    return x
 
 
 def convolve_patches(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -94,7 +94,8 @@ def _modes(device: torch.device) -> list[Mode]:
 
 def _expected(model: "LatentDiffusion", request: ImageRequest, mode: Mode) -> int:
     cards = [painter.card for painter in model.painters[: 2 if request.refiner.model else 1]]
-    return expected_memory(cards, request, model.dtype, mode)
+    upscaler = model.upscaler.card if model.upscaler is not None and request.hires.model else None
+    return expected_memory(cards, request, model.dtype, mode, upscaler)
 
 
 def _gib(num_bytes: int) -> str:

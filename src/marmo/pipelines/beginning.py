@@ -8,6 +8,7 @@ Shapes: B pictures, C latent channels, Z channels beside them, H W height and wi
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -29,11 +30,16 @@ def check_task(request: ImageRequest, card: LatentCard) -> None:
     """`ValueError` for a request without the picture that this model changes."""
     if card.task == "edit" and request.init_image is None:
         raise ValueError(f"{card.name} changes a picture as the prompt tells it to; give it one as init_image")
-    if card.task == "upscale":
+    if card.task in ("upscale", "upscale_latents"):
         if request.init_image is None:
             raise ValueError(f"{card.name} makes a picture larger; give it one as init_image")
         if request.strength is not None or request.is_partial:
             raise ValueError(f"{card.name} makes a whole picture larger; leave strength, mask and outpaint out")
+
+
+def doubled(latents: Tensor) -> Tensor:
+    """Latents as a latent upscaler sees them beside its own: each as a square of four.  B C H W -> B C 2H 2W."""
+    return F.interpolate(latents, scale_factor=2, mode="nearest")
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,9 @@ class Opening:
         """Draw the start; the weights must be loaded."""
         if self.painter.card.task == "upscale":  # whose noise diffusers draws first
             small = self._small()
+            return Beginning(self._noise(self.source.start(self._shape).to(self.painter.device)), beside=small)
+        if self.painter.card.task == "upscale_latents":
+            small = self._small_latents()
             return Beginning(self._noise(self.source.start(self._shape).to(self.painter.device)), beside=small)
         keeps = self.canvas is not None and self._must_keep()
         x0 = self._encoded() if self.given is not None and (keeps or not self._is_noise) else None
@@ -149,7 +158,7 @@ class Opening:
     def _beside(self) -> Tensor | None:
         """What models for editing are told of the picture."""
         match self.painter.card.task:
-            case "paint" | "upscale":
+            case "paint" | "upscale" | "upscale_latents":
                 return None
             case "edit":  # its mode, and not scaled as latents are (Brooks et al. 2023)
                 moments = self.painter.moments(self._pixels().to(self.painter.device), wrap_of(self.request))
@@ -164,6 +173,15 @@ class Opening:
         picture = to_tensor(self.given.picture, width, height).to(self.painter.device)
         kept = UPSCALER_LEVELS.alphas()[self.request.told.noise_level].float()
         return kept.sqrt() * picture + (1 - kept).sqrt() * self.source.normal((3, height, width)).to(picture.device)
+
+    def _small_latents(self) -> Tensor:
+        """The latents of the picture to be enlarged, each four times.  B C H W"""
+        assert self.given is not None
+        width, height = resolved(self.request.width) // 2, resolved(self.request.height) // 2
+        pixels = to_tensor(self.given.picture, width, height).to(self.painter.device)
+        moments = self.painter.moments(pixels, wrap_of(self.request))
+        drawn = moments.sample(self.source.normal(tuple(moments.mean.shape[1:])).to(self.painter.device))
+        return doubled(drawn)
 
     def _masked(self) -> Tensor:
         """The mask and, grey under it, the picture's latents.  B 1+C H W; without a mask all is to be painted."""

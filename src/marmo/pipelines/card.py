@@ -13,16 +13,16 @@ from marmo.models.clip_text import ClipTextConfig
 from marmo.models.pixel_unet import PixelUNetConfig
 from marmo.models.rrdb import RRDBConfig
 from marmo.models.srvgg import SRVGGConfig
-from marmo.models.unet import UNetConfig
 from marmo.models.vae import VAEConfig
 from marmo.request import Defaults
 from marmo.weights.fingerprint import file_hash
-from marmo.weights.kinds import Slot, Task, task_of
+from marmo.weights.kinds import DenoiserConfig, Slot, Task, task_of
 from marmo.weights.store import Tensors, from_state
 
-ToldKind = Literal["nothing", "size", "score", "noise"]
+ToldKind = Literal["nothing", "size", "score", "noise", "text"]
 """What a U-Net is told beside the words: where SDXL's training pictures came from and how large the result shall be, or
-with its refiner, how well people liked them; with the x4 upscaler, how noisy the small picture is."""
+with its refiner, how well people liked them; with the x4 upscaler, how noisy the small picture is; with the latent x2
+upscaler, that it is not, and the whole prompt as one vector."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ class LatentCard(ModelCard):
 
     towers: tuple[TowerCard, ...]
     """The text encoders, in the order in which their states stand side by side."""
-    unet: UNetConfig
+    unet: DenoiserConfig
     vae: VAEConfig
     weights: Mapping[Slot, Tensors]
     """Of every tower, `unet` and `vae`."""
@@ -115,6 +115,8 @@ class LatentCard(ModelCard):
     """A folder with a tokenizer of its own; none means CLIP's."""
     betas: Betas = STABLE_DIFFUSION
     target: Target = "eps"
+    sigma_data: float = 1.0
+    """Standard deviation of the latents, where the target is `edm`."""
     defaults: Defaults = field(default_factory=Defaults)
     licence: str | None = None
     concepts: tuple[str, ...] = ()

@@ -13,17 +13,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from marmo.models.unet import CODE_WIDTH, Context, UNet
+from marmo.models.unet import CODE_WIDTH, Context
 from marmo.nn.attention import KeysValues
 from marmo.nn.embed import sinusoidal
 from marmo.nn.engine import Wrap
 from marmo.pipelines.card import ToldKind
+from marmo.pipelines.denoisers import Denoiser
 from marmo.pipelines.text_encoders import Encoded
 from marmo.pipelines.tiling import wrap_of
 from marmo.request import ImageRequest
 
 SCORE, NEGATIVE_SCORE = 6.0, 2.5
 """Of `sd_xl_refiner`'s own program (Stability-AI/generative-models)."""
+NOISE_WIDTH = 128
+"""Of the Fourier features by which a latent upscaler hears how noisy the small picture is."""
 
 
 class Condition(NamedTuple):
@@ -57,7 +60,7 @@ class Condition(NamedTuple):
 class Conditions:
     """Makes the conditions of one resolved request from its prompts."""
 
-    unet: UNet
+    unet: Denoiser
     told: ToldKind
     request: ImageRequest
     beside: Tensor | None = None
@@ -76,7 +79,15 @@ class Conditions:
         return Condition(self.unet.project(states), vector, self.beside, wrap)
 
     def _vector(self, pooled: Tensor | None, negative: bool) -> Tensor | None:
-        """1 V: the pooled prompt, then every number's sinusoids; for the x4 upscaler the level of noise alone."""
+        """1 V: the pooled prompt, then every number's sinusoids; for the x4 upscaler the level of noise alone.
+
+        The latent x2 upscaler is told the Fourier features of no noise, cosines and sines of 0, and the pooled prompt:
+        the frequencies of its training are in no published file, and at 0 they do not matter.
+        """
+        if self.told == "text":
+            assert pooled is not None, "a latent upscaler's text encoder pools"
+            clean = torch.cat([pooled.new_ones(1, NOISE_WIDTH // 2), pooled.new_zeros(1, NOISE_WIDTH // 2)], dim=1)
+            return torch.cat([clean, pooled], dim=1)
         if self.told == "noise":
             return torch.tensor([[float(self.request.told.noise_level)]], device=self.unet.conv_in.weight.device)
         numbers = told_numbers(self.told, self.request, negative)
@@ -101,7 +112,7 @@ def told_numbers(told: ToldKind, request: ImageRequest, negative: bool) -> tuple
     original = wish.original_height or height, wish.original_width or width
     crop = wish.crop_top, wish.crop_left
     match told:
-        case "nothing" | "noise":
+        case "nothing" | "noise" | "text":
             return ()
         case "size":
             return (*original, *crop, wish.target_height or height, wish.target_width or width)

@@ -23,6 +23,7 @@ HEARD: Mapping[ToldKind, tuple[str, ...]] = {
     "size": (*_COMING, "target_width", "target_height"),
     "score": (*_COMING, "score", "negative_score"),
     "noise": ("noise_level",),
+    "text": (),
 }
 """The fields of `ImageRequest.told` that each kind of U-Net hears."""
 

@@ -6,14 +6,13 @@ Shapes: B batch, C channels, Z latent channels, H W height and width of the late
 import math
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from marmo.models.vae import VAE, Moments
 from marmo.nn.engine import Wrap, wrapped
-from marmo.pipelines.tiles import Grid, in_tiles, starts
+from marmo.pipelines.tiles import Grid, in_tiles
 
 WHOLE = 96 * 96
 """Latents (768 x 768 pixels) up to which the autoencoder works in one piece."""
@@ -23,22 +22,6 @@ TILE, OVERLAP = 64, 16
 SMALL_TILE, SMALL_OVERLAP = 32, 10
 """Where memory is short: a quarter of a tile's, for more seams."""
 FLAT = Wrap()
-
-
-class Pieces(NamedTuple):
-    """How many tiles a picture is decoded in, and how many latents high and wide each is."""
-
-    number: int
-    size: tuple[int, int]
-
-
-def pieces(height: int, width: int, small: bool = False) -> Pieces:
-    """The tiles of so many latents that do not wrap."""
-    grid = _grid(small, 1, 1)
-    if height * width <= grid.whole:
-        return Pieces(1, (height, width))
-    count = len(starts(height, grid, wraps=False)) * len(starts(width, grid, wraps=False))
-    return Pieces(count, (min(grid.tile, height), min(grid.tile, width)))
 
 
 def encode(vae: VAE, pixels: Tensor, wrap: Wrap = FLAT, small: bool = False) -> Moments:
@@ -54,7 +37,7 @@ def encode(vae: VAE, pixels: Tensor, wrap: Wrap = FLAT, small: bool = False) -> 
             return torch.cat(vae.encode(part.to(_dtype(vae))), dim=1).float()
 
     config = vae.config
-    grid = _grid(small, config.factor, 1)
+    grid = tiling(small, config.factor, 1)
     mean, logvar = in_tiles(moments, pixels, 2 * config.latent_channels, grid, wrap).chunk(2, dim=1)
     return Moments(mean * config.latent_scale, logvar + 2 * math.log(config.latent_scale))
 
@@ -71,10 +54,11 @@ def decode(vae: VAE, latents: Tensor, wrap: Wrap = FLAT, small: bool = False) ->
         with wrapped(vae, around):
             return vae.decode((part / vae.config.latent_scale).to(_dtype(vae))).float()
 
-    return in_tiles(pixels, latents, 3, _grid(small, 1, vae.config.factor), wrap).clamp(-1, 1)
+    return in_tiles(pixels, latents, 3, tiling(small, 1, vae.config.factor), wrap).clamp(-1, 1)
 
 
-def _grid(small: bool, inner: int, outer: int) -> Grid:
+def tiling(small: bool, inner: int = 1, outer: int = 1) -> Grid:
+    """The tiles, in latents, where memory is short or not."""
     if small:
         return Grid(SMALL_TILE**2, SMALL_TILE, SMALL_OVERLAP, inner, outer)
     return Grid(WHOLE, TILE, OVERLAP, inner, outer)

@@ -6,7 +6,7 @@ rest from their rates.  No weight is read and no step is painted.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,9 +16,22 @@ from torch.nn import Parameter
 
 from marmo.nn.engine import Conv2d, Linear, attend
 from marmo.nn.rehearsal import Kind, Work
-from marmo.pipelines.footprint import expected_memory, needs
+from marmo.pipelines.card import LatentCard
+from marmo.pipelines.footprint import (
+    PROCESS_BYTES,
+    Need,
+    between,
+    decoding,
+    denoising,
+    encoding,
+    enlarging,
+    expected_memory,
+    latent_size,
+)
+from marmo.pipelines.hires import second_request
 from marmo.pipelines.latent import LatentDiffusion
 from marmo.pipelines.residence import MODES
+from marmo.pipelines.upscaler import Upscaler, picture_size
 from marmo.request import ImageRequest
 
 PROBED = 2
@@ -36,17 +49,56 @@ class Forecast:
     seconds: float
 
 
-def forecast(model: LatentDiffusion, request: ImageRequest) -> Forecast:
+def forecast(model: LatentDiffusion | Upscaler, request: ImageRequest) -> Forecast:
     """What a request will take."""
     whole = model.resolve(request)
-    if whole.hires.acts or model.card.task == "upscale":
-        raise ValueError("--estimate knows one pass of a model that paints; leave hires out, or an upscaler")
+    if isinstance(model, Upscaler):
+        width, height = picture_size(whole)
+        needs = [enlarging(one.card, height, width, 1, model.dtype) for one in model.models]
+        weights, work = sum(need.weights for need in needs), max(need.work for need in needs)
+        return Forecast(PROCESS_BYTES + weights + work, _seconds(_together(needs), model.device, model.dtype))
     mode = model.residence.mode
     cards = [painter.card for painter in model.painters[: 2 if whole.refiner.model else 1]]
+    upscaler = model.upscaler.card if model.upscaler is not None and whole.hires.model else None
+    memory = expected_memory(cards, whole, model.dtype, mode, upscaler)
+    return Forecast(memory, _seconds(_together(stations(model, whole)), model.device, model.dtype))
+
+
+def stations(model: LatentDiffusion, whole: ImageRequest) -> Iterator[Need]:
+    """What a resolved request asks of the networks on its way, one after the other; texts take next to no time."""
+    card, dtype, thrift = model.card, model.dtype, MODES[model.residence.mode]
+    if whole.init_image is not None and card.task != "upscale":
+        yield encoding(card, *_seen_size(card, whole), 1, dtype, thrift)
+    yield denoising(card, whole, dtype, thrift, len(model.sigmas(whole)) - 1)
+    if not whole.hires.acts:
+        yield decoding(card, whole, dtype, thrift)
+        return
+    second = second_request(whole, card.defaults.size_multiple)
+    if model.upscaler is not None and whole.hires.model:
+        yield from between(model.upscaler.card, card, whole, dtype, thrift)
+    paints, through_pixels = bool(second.strength), not model.enlarges_latents(whole)
+    if through_pixels:
+        yield decoding(card, whole, dtype, thrift)
+    if through_pixels and paints:
+        yield encoding(card, *latent_size(card, second), whole.num_images, dtype, thrift)
+    if paints:
+        yield denoising(card, second, dtype, thrift)
+    if paints or not through_pixels:
+        yield decoding(card, second, dtype, thrift)
+
+
+def _together(needs: Iterable[Need]) -> Counter[Work]:
+    """All calls; `sum` of counters would begin with a number."""
     calls = Counter[Work]()
-    for need in needs(model.card, whole, model.dtype, MODES[mode]):
+    for need in needs:
         calls += need.calls
-    return Forecast(expected_memory(cards, whole, model.dtype, mode), _seconds(calls, model.device, model.dtype))
+    return calls
+
+
+def _seen_size(card: LatentCard, whole: ImageRequest) -> tuple[int, int]:
+    """Height and width of the latents of the picture that the request starts from, as the network sees it."""
+    height, width = latent_size(card, whole)
+    return (height // 2, width // 2) if card.task == "upscale_latents" else (height, width)
 
 
 def _seconds(calls: Counter[Work], device: torch.device, dtype: torch.dtype) -> float:

@@ -17,14 +17,17 @@ from marmo.diffusion import sources
 from marmo.nn.engine import Wrap
 from marmo.pipelines.beginning import Beginning
 from marmo.pipelines.card import LatentCard
-from marmo.pipelines.enlarge import RULES, enlarge_latents, enlarge_pixels
-from marmo.pipelines.painter import Decode, Painter, resolved
+from marmo.pipelines.doubler import Doubler
+from marmo.pipelines.enlarge import RULES, Rule, enlarge_latents, enlarge_pixels
+from marmo.pipelines.painter import Ask, Decode, Painter, resolved
 from marmo.pipelines.tiling import wrap_of
 from marmo.pipelines.upscaler import Enlarge, Upscaler
 from marmo.request import Hires, ImageRequest
 
 MOST_STEPS = 1000
 """Of a stretched schedule: the levels of a training."""
+SMOOTH = Rule("bilinear", antialias=True)
+"""From a latent upscaler's size to the one that is wanted."""
 
 
 def second_request(request: ImageRequest, multiple: int) -> ImageRequest:
@@ -62,20 +65,20 @@ class Enlarging:
     """From the first pass's latents to the second's.
 
     Args:
-        upscaler: a network for it, loaded, if the request names one.
+        upscaler: a network for it, of pixels or of latents, loaded, if the request names one.
     """
 
     painter: Painter
     walk: Pass
     how: Hires
-    upscaler: Upscaler | None
+    upscaler: Upscaler | Doubler | None
 
     @property
     def is_all(self) -> bool:
         """Whether pixels are enlarged and nothing is painted after that."""
-        return len(self.walk.sigmas) == 1 and not self.how.keeps_latents
+        return len(self.walk.sigmas) == 1 and not self.how.keeps_latents and not isinstance(self._named, Doubler)
 
-    def begin(self, latents: Tensor, source: sources.NoiseSource) -> Generator[Decode | Enlarge, None, Beginning]:
+    def begin(self, latents: Tensor, source: sources.NoiseSource) -> Generator[Ask | Decode | Enlarge, None, Beginning]:
         """Where the second walk begins, after a first to these latents.  B C H W -> B C of its size, float32."""
         factor = self.painter.card.vae.factor
         shape = latents.shape[1], self._height // factor, self._width // factor
@@ -89,11 +92,15 @@ class Enlarging:
 
     def _latents(
         self, latents: Tensor, source: sources.NoiseSource, shape: tuple[int, int, int]
-    ) -> Generator[Decode | Enlarge, None, Tensor]:
+    ) -> Generator[Ask | Decode | Enlarge, None, Tensor]:
         """Larger latents, through pixels where these are what is enlarged."""
         rule, wrap = RULES.get(resolved(self.how.upscaler)), wrap_of(self.walk.request)
         if rule is not None:
             return enlarge_latents(latents, *shape[1:], rule, wrap)
+        if isinstance(self._named, Doubler):
+            doubled = yield from self._named.double(latents, self.walk.request, source)
+            same = doubled.shape[1:] == shape
+            return doubled if same else enlarge_latents(doubled, *shape[1:], SMOOTH, wrap)
         draws = torch.split(source.normal(shape).to(latents.device), 1)
         decoded = [Decode(self.painter, row, wrap) for row in torch.split(latents, 1)]
         yield from decoded
@@ -104,9 +111,14 @@ class Enlarging:
         return torch.cat(larger)
 
     def _enlarged(self, pixels: Tensor, wrap: Wrap) -> Generator[Enlarge, None, Tensor]:
-        if self.upscaler is not None and self.how.model is not None:
-            pixels = yield from self.upscaler.works(pixels, wrap, [], self.upscaler.num_pieces(pixels, wrap))
+        if isinstance(self._named, Upscaler):
+            pixels = yield from self._named.works(pixels, wrap, [], self._named.num_pieces(pixels, wrap))
         return enlarge_pixels(pixels, self._height, self._width, wrap)
+
+    @property
+    def _named(self) -> Upscaler | Doubler | None:
+        """The network, if the request asks for it; another request may not."""
+        return None if self.how.model is None else self.upscaler
 
     @property
     def _height(self) -> int:
@@ -117,7 +129,7 @@ class Enlarging:
         return resolved(self.walk.request.width)
 
 
-def check_hires(request: ImageRequest, card: LatentCard, upscaler: Upscaler | None) -> None:
+def check_hires(request: ImageRequest, card: LatentCard, upscaler: Upscaler | Doubler | None) -> None:
     """`ValueError` for a second pass that this model cannot make, or not with the upscaler that is loaded."""
     if request.hires.acts and (card.task != "paint" or request.is_partial):
         raise ValueError(

@@ -18,6 +18,7 @@ from marmo.pipelines.advice import explaining
 from marmo.pipelines.beginning import Beginning, Opening, check_task
 from marmo.pipelines.canvas import inputs, painted_size
 from marmo.pipelines.card import LatentCard
+from marmo.pipelines.doubler import Doubler, check_doubler
 from marmo.pipelines.events import Event, Result, Stage, Step
 from marmo.pipelines.experts import Expert, check_model, check_refiner, check_told, chosen, hand_over, refining
 from marmo.pipelines.hires import Enlarging, Pass, check_hires, second_request, stretched
@@ -50,12 +51,14 @@ class LatentDiffusion(Painter):
         dtype: torch.dtype,
         preview: TinyDecoder | None = None,
         refiner: Painter | None = None,
-        upscaler: Upscaler | None = None,
+        upscaler: Upscaler | Doubler | None = None,
         residence: Residence | None = None,
     ) -> None:
         super().__init__(card, device, dtype, residence)
         if refiner is not None:
             check_refiner(card, refiner.card)
+        if isinstance(upscaler, Doubler):
+            check_doubler(card, upscaler.card)
         self.refiner, self.upscaler = refiner, upscaler
         self.preview = linear_preview(self._present_vae) if preview is None else tiny_preview(preview)
 
@@ -169,6 +172,11 @@ class LatentDiffusion(Painter):
         before, total = len(sigmas) - 1, len(sigmas) + len(left) - 2
         return Pass(request, levels, sigmas, 0, total), Pass(second, again, left, before, total)
 
+    def enlarges_latents(self, request: ImageRequest) -> bool:
+        """Whether a resolved request's second pass begins with the first's latents, without a way through pixels."""
+        by_model = request.hires.model is not None and isinstance(self.upscaler, Doubler)
+        return by_model or request.hires.keeps_latents
+
     def _sized(self, request: ImageRequest) -> ImageRequest:
         """A request that starts from a picture and names no size has the picture's, as the model can paint it."""
         given = inputs(request)
@@ -177,6 +185,8 @@ class LatentDiffusion(Painter):
         size = painted_size(request, given, self.card.vae.factor)
         if self.card.task == "upscale":
             size = tuple(side * self.card.vae.factor for side in given.picture.size)
+        if self.card.task == "upscale_latents" and size is not None:
+            size = tuple(2 * side for side in size)
         if size is None:
             return request
         width, height = size

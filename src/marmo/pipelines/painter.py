@@ -16,7 +16,6 @@ from marmo.diffusion.guidance import Guidance
 from marmo.diffusion.noise import NoiseTable
 from marmo.diffusion.samplers import Prediction, Query
 from marmo.models.clip_text import ClipText
-from marmo.models.unet import UNet
 from marmo.models.vae import VAE, Moments
 from marmo.nn.blueprint import blueprint
 from marmo.nn.engine import Wrap, wrapped
@@ -24,6 +23,7 @@ from marmo.pipelines import first_stage
 from marmo.pipelines.card import LatentCard, TowerCard
 from marmo.pipelines.conditioning import Clock, Conditioning, Text
 from marmo.pipelines.conditions import Condition, Conditions, blind, stack
+from marmo.pipelines.denoisers import denoiser
 from marmo.pipelines.regions import Shares, shares
 from marmo.pipelines.residence import Part, Residence
 from marmo.pipelines.text_encoders import Encoded, TextEncoders, Tower
@@ -118,11 +118,11 @@ class Painter:
         self.residence = Residence(device, dtype) if residence is None else residence
         self.tokenizer = ClipTokenizer.from_folder(card.tokenizer) if card.tokenizer else clip_tokenizer()
         self.table = NoiseTable(card.betas)
-        self.parametrisation = Parametrisation(card.target, self.table)
+        self.parametrisation = Parametrisation(card.target, self.table, card.sigma_data)
         with blueprint():
             towers = tuple(_tower(tower) for tower in card.towers)
             self.encoders = TextEncoders(towers, self.tokenizer.start, self.tokenizer.end)
-            self.unet, self.vae = UNet(card.unet), VAE(card.vae)
+            self.unet, self.vae = denoiser(card.unet), VAE(card.vae)
         texts = self._text_networks()
         self._parts: Mapping[PartName, Part] = {
             "text": Part(tuple(texts.values()), tuple(card.weights[slot] for slot in texts)),
@@ -166,7 +166,8 @@ class Painter:
 
         def network(x: Tensor, t: Tensor) -> Tensor:
             seen = x if beside is None else torch.cat([x, beside], dim=1)
-            return self.unet(seen.to(self.dtype), t, context, vector)
+            output = self.unet(seen.to(self.dtype), t, context, vector)
+            return output[:, : x.shape[1]]  # a latent upscaler also tells a variance, which nobody asks for
 
         with wrapped(self.unet, wrap):
             return denoise(network, self.parametrisation, x, sigma)

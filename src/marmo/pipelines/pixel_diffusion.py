@@ -10,8 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from marmo.diffusion import samplers, schedules, sources
-from marmo.diffusion.denoiser import Network, Parametrisation, denoise
+from marmo.diffusion.denoiser import Parametrisation
 from marmo.diffusion.noise import Betas, NoiseTable
+from marmo.diffusion.seeing import seen
 from marmo.models.pixel_unet import PixelUNet, PixelUNetConfig
 from marmo.nn.blueprint import blueprint
 from marmo.pipelines.card import PixelCard
@@ -43,20 +44,6 @@ def pixel_defaults(config: PixelUNetConfig, betas: Betas) -> Defaults:
         size_multiple=config.factor,
         unused=frozenset(ImageRequest.model_fields) - USED,
     )
-
-
-def seen(network: Network, parametrisation: Parametrisation, bound: float | None) -> samplers.Answer:
-    """What a network believes the picture to be, for any sampler that asks.
-
-    Args:
-        bound: what x0 is clipped to, as in Ho et al.'s program; `None` leaves it.
-    """
-
-    def answer(query: samplers.Query) -> samplers.Prediction:
-        x0 = denoise(network, parametrisation, query.x, query.sigma.expand(len(query.x)))
-        return samplers.Prediction(x0 if bound is None else x0.clamp(-bound, bound))
-
-    return answer
 
 
 class PixelDiffusion:

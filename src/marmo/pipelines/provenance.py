@@ -17,7 +17,7 @@ def records(
     sigmas: Sequence[float],
     device: torch.device,
     dtype: torch.dtype,
-    upscaler: UpscalerCard | None = None,
+    upscaler: Card | None = None,
     second: UpscalerCard | None = None,
 ) -> tuple[Record, ...]:
     """One record for each picture of a resolved request, which these models made.
@@ -51,7 +51,7 @@ def records(
     )
 
 
-def weight_hashes(cards: Sequence[Card], upscaler: UpscalerCard | None = None) -> dict[str, str]:
+def weight_hashes(cards: Sequence[Card], upscaler: Card | None = None) -> dict[str, str]:
     """The sha256 of every weight file of a model and, after it, its refiner and its upscaler."""
     refiners = {REFINER + name: digest for card in cards[1:] for name, digest in card.hashes().items()}
     upscalers = {UPSCALER + name: digest for name, digest in upscaler.hashes().items()} if upscaler else {}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from itertools import pairwise, product
 from math import ceil
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -28,6 +28,21 @@ class Grid:
     """Cells that neighbours share, at least."""
     inner: int
     outer: int
+
+
+class Pieces(NamedTuple):
+    """How many tiles a picture is cut into, and how many cells high and wide each is."""
+
+    number: int
+    size: tuple[int, int]
+
+
+def pieces(height: int, width: int, grid: Grid) -> Pieces:
+    """The tiles of so many cells that do not wrap."""
+    if height * width <= grid.whole:
+        return Pieces(1, (height, width))
+    count = len(starts(height, grid, wraps=False)) * len(starts(width, grid, wraps=False))
+    return Pieces(count, (min(grid.tile, height), min(grid.tile, width)))
 
 
 Piece = Callable[[Tensor, Wrap], Tensor]

@@ -28,7 +28,8 @@ from marmo.pipelines.tiling import wrap_of
 from marmo.request import MAX_SIDE, Defaults, ImageRequest
 from marmo.weights.keymap import fill
 
-TILE, OVERLAP = 192, 16  # pixels of the small picture
+TILE, OVERLAP = 192, 16
+"""Pixels of the small picture."""
 
 USED = frozenset(
     {"model", "init_image", "width", "height", "upscale", "seed", "num_images", "tiling", "noise_source", "start"}
@@ -83,13 +84,18 @@ class Upscaler:
     ) -> None:
         self.card, self.device, self.dtype, self.second = card, device, dtype, second
         with blueprint():
-            self.network = _network(card.config)
+            self.network = enlarger(card.config)
         self.loaded = False
 
     @property
     def scale(self) -> int:
         """Pixels of the result for each of the picture, along each axis."""
         return self.card.config.scale
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """Its one network."""
+        return {"upscaler": self.network}
 
     def load(self) -> None:
         """Read the weights, if they are not read yet."""
@@ -145,14 +151,14 @@ class Upscaler:
         if wanted != there:
             raise ValueError(f"the request is for the second upscaler {wanted}, and {there or 'none'} is loaded")
         request = request.model_copy(update={"seed": request.seed or 0}).resolve(defaults_of(self.card))
-        size = request.upscale.size(_picture_size(request), request.width, request.height, self.scale)
+        size = request.upscale.size(picture_size(request), request.width, request.height, self.scale)
         if max(size) > MAX_SIDE:
             raise ValueError(f"the picture would become {size[0]} x {size[1]}; a side has at most {MAX_SIDE} pixels")
-        upscale = request.upscale.model_copy(update={"scale": None, "crop": True})
+        upscale = request.upscale.model_copy(update={"scale": None, "cover": False})
         return request.model_copy(update={"width": size[0], "height": size[1], "upscale": upscale})
 
     def _pixels(self, request: ImageRequest) -> Tensor:
-        width, height = _picture_size(request)
+        width, height = picture_size(request)
         assert request.init_image is not None, "the request is resolved"
         return to_tensor(decode_image(request.init_image), width, height).to(self.device)
 
@@ -182,8 +188,7 @@ class Upscaler:
 
     def grid(self, smaller: int = 1) -> Grid:
         """The tiles of a picture, of a side that is smaller by this where memory is short."""
-        side = TILE // smaller
-        return Grid(side * side, side, OVERLAP, inner=1, outer=self.scale)
+        return tiling(self.scale, smaller)
 
     def enlarge_piece(self, pixels: Tensor, wrap: Wrap) -> Tensor:
         """What the network makes of a picture in one go."""
@@ -203,7 +208,8 @@ class Upscaler:
         return large[:, :, : height * self.scale, : width * self.scale].float().clamp(0, 1) * 2 - 1
 
 
-def _network(config: RRDBConfig | SRVGGConfig | NoNetwork) -> RRDB | SRVGG | nn.Identity:
+def enlarger(config: RRDBConfig | SRVGGConfig | NoNetwork) -> RRDB | SRVGG | nn.Identity:
+    """The network of a config."""
     match config:
         case RRDBConfig():
             return RRDB(config)
@@ -213,6 +219,12 @@ def _network(config: RRDBConfig | SRVGGConfig | NoNetwork) -> RRDB | SRVGG | nn.
             return nn.Identity()
 
 
+def tiling(scale: int, smaller: int = 1) -> Grid:
+    """The tiles of a picture, of a side that is smaller by this where memory is short."""
+    side = TILE // smaller
+    return Grid(side * side, side, OVERLAP, inner=1, outer=scale)
+
+
 def defaults_of(card: UpscalerCard) -> Defaults:
     """What can be asked of a model that only enlarges."""
     return Defaults(
@@ -220,7 +232,7 @@ def defaults_of(card: UpscalerCard) -> Defaults:
     )
 
 
-def _picture_size(request: ImageRequest) -> tuple[int, int]:
+def picture_size(request: ImageRequest) -> tuple[int, int]:
     """Width and height of the picture that the request starts from."""
     assert request.init_image is not None, "the request starts from a picture"
     try:

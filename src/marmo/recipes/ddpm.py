@@ -38,11 +38,11 @@ from marmo.data.heldout import Split, open_split
 from marmo.diffusion import samplers, schedules
 from marmo.diffusion.denoiser import Network, Parametrisation
 from marmo.diffusion.noise import COSINE, DDPM, Betas, NoiseTable
+from marmo.diffusion.seeing import seen
 from marmo.evaluate.copying import near_copies, neighbours, split_test
 from marmo.evaluate.denoising import Trial, eps_errors
 from marmo.models.pixel_unet import CIFAR, DIGITS, PIXEL_TOY, PixelAttention, PixelUNet, PixelUNetConfig
 from marmo.nn.blocks import ResBlock
-from marmo.pipelines.pixel_diffusion import seen
 from marmo.train import ema, optim
 from marmo.train.run import Run, leave, start
 from marmo.train.state import Learner, State
@@ -61,8 +61,10 @@ ALMOST = 0.01
 """The share of real pictures that are near enough to one of the training to pass for a copy of it."""
 LEAST_COMPARED = 20
 """Pictures that were kept apart, below which nobody can tell what is usual."""
-SHOWN = 64
-"""Samples on a sheet."""
+LARGEST_FILTERED = 3 * 64 * 64
+"""Numbers in a picture up to which the best linear filter is worked out."""
+SHOWN, SHOWN_SIDE = 16, 64
+"""Samples on a sheet, and the pixels below which they are enlarged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +151,9 @@ def tiny() -> Config:
     return replace(
         digits(),
         model=replace(PIXEL_TOY, side=8),
-        images=8_192,
+        images=4_096,
         batch_size=32,
+        lr=4e-3,
         warmup=256,
         compared=64,
         samples=32,
@@ -158,7 +161,7 @@ def tiny() -> Config:
         device="cpu",
         log_images=256,
         validate_images=1_024,
-        save_images=4_096,
+        save_images=2_048,
     )
 
 
@@ -232,7 +235,7 @@ def main(config: Config, split: Split | None = None) -> Path:
                 painted = trials.paint(best)
                 run.log(state, **told, **trials.losses(best), **trials.copies(painted))
                 if config.samples:
-                    run.sheet(state, painted[:SHOWN].expand(-1, 3, -1, -1))
+                    run.sheet(state, _framed(painted[:SHOWN]))
             elif run.every(config.log_images, state):
                 run.log(state, **told)
             if run.every(config.save_images, state):
@@ -249,15 +252,21 @@ class Trials:
         table, most = parametrisation.table, config.compared
         self.heldout = Trial(split.heldout[:most].to(device), table, seed=0)
         self.train = Trial(split.seen[: len(split.heldout[:most])].to(device), table, seed=0)
-        self.baseline = float(self.heldout.gaussian(split.seen[:most].to(device)).mean())
+        self.baseline = self._baseline(split.seen[:most].to(device))
 
     def losses(self, network: nn.Module) -> dict[str, Tensor | float]:
-        """On fixed noise; `baseline` is what pictures without structure would cost, see `Trial.gaussian`."""
+        """On fixed noise; `baseline` is what pictures without structure would cost."""
         with _at_rest(network):
             each = self.heldout.losses(network, self.parametrisation)
             train = self.train.losses(network, self.parametrisation)
         levels = {f"validation_{level}": value for level, value in enumerate(each, 1)}
-        return {"validation": each.mean(), "validation_train": train.mean(), "baseline": self.baseline, **levels}
+        return {"validation": each.mean(), "validation_train": train.mean(), **self.baseline, **levels}
+
+    def _baseline(self, train: Tensor) -> dict[str, float]:
+        """See `Trial.gaussian`; of large pictures it would take minutes, and is not measured."""
+        if train[0].numel() > LARGEST_FILTERED:
+            return {}
+        return {"baseline": float(self.heldout.gaussian(train).mean())}
 
     @torch.no_grad()
     def paint(self, network: nn.Module) -> Tensor:
@@ -295,6 +304,13 @@ def _at_rest(network: nn.Module) -> Generator[None]:
         yield
     finally:
         network.train(was)
+
+
+def _framed(pictures: Tensor) -> Tensor:
+    """For people: colours, small ones enlarged, with a grey line around them.  B C S S -> B 3 S' S'"""
+    scale = max(SHOWN_SIDE // pictures.shape[-1], 1)
+    large = F.interpolate(pictures, scale_factor=scale, mode="nearest").expand(-1, 3, -1, -1)
+    return F.pad(large, (1, 1, 1, 1), value=0.0)
 
 
 def _looks(pictures: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
 
+from marmo.data.selection import selected
 from marmo.data.source import Source
 from marmo.data.splits import Split
 from marmo.evaluate.oracle import load_oracle
@@ -50,6 +51,8 @@ from marmo.weights.store import from_state, write
 Reduction = Literal["sum", "mean"]
 
 LARGEST_RATIO = 1e4  # of two gradients; Esser et al. 2021, equation 7
+QUICKER = 30.0
+"""So many times a weight's rate is that of the logarithm of the reconstruction's variance."""
 MEASURED = 256
 """Pictures whose latents say what `latent_scale` must be."""
 FORMAT = "marmo.vq"
@@ -66,6 +69,8 @@ class Config:
     """Pictures: a folder, a .tar or a folder of them, or a saved `datasets` folder; or Marmo's own scenes"""
     split: Split = "train"
     """Of the scenes"""
+    concepts: int | Path | None = None
+    """Of the scenes: the first of Marmo's own list, or a file with an id per line; all by default"""
     size: int = 256
     """Pixels along the side of what is learnt from; larger pictures are cut"""
     from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
@@ -186,7 +191,12 @@ class Autoencoder(nn.Module):
     def __init__(self, network: VAE | VQ) -> None:
         super().__init__()
         self.network = network
-        self.logvar = nn.Parameter(torch.zeros(()))
+        self.slow_logvar = nn.Parameter(torch.zeros(()))
+
+    @property
+    def logvar(self) -> Tensor:
+        """What it has learnt, moving faster than a weight: else it lags behind, and the divergence weighs too much."""
+        return QUICKER * self.slow_logvar
 
     @property
     def last(self) -> Tensor:
@@ -247,8 +257,6 @@ def ratio(rebuilding: Tensor, fooling: Tensor, last: Tensor) -> Tensor:
 def build(config: Config) -> Autoencoder:
     """The network that a run begins with, on the CPU."""
     if config.from_ is not None:
-        if config.model != KL_F8:
-            raise ValueError(f"{config.from_} brings its own model: give either --from or --model")
         return Autoencoder(_opened(config.from_))
     return Autoencoder(VQ(config.model) if isinstance(config.model, VQConfig) else _untrained(config.model))
 
@@ -337,7 +345,7 @@ def _source(config: Config, device: torch.device) -> Source:
         case "scenes":
             from marmo.data.scene_source import scene_source
 
-            scenes = scene_source(config.seed, config.size, config.split, device)
+            scenes = scene_source(config.seed, config.size, config.split, device, selection=selected(config.concepts))
             return lambda position: scenes(position)[:2]
         case Path() as path:
             from marmo.data.pictures import open_pictures  # reads picture records, too, and so needs pydantic

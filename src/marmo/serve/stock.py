@@ -19,6 +19,7 @@ from torch import nn
 from marmo import catalog
 from marmo.nn.device import choose_device
 from marmo.pipelines.card import LANCZOS, Card, UpscalerCard
+from marmo.pipelines.doubler import Doubler
 from marmo.pipelines.latent import LatentDiffusion
 from marmo.pipelines.text_encoders import Encoded
 from marmo.pipelines.upscaler import Upscaler, defaults_of
@@ -190,7 +191,7 @@ def without_paths(text: str, paths: Mapping[str, Path]) -> str:
 
 def num_bytes(model: LatentDiffusion | Upscaler) -> int:
     """What the weights take when they are loaded."""
-    networks: list[nn.Module] = [upscaler.network for upscaler in _upscalers(model)]
+    networks: list[nn.Module] = [network for one in _upscalers(model) for network in one.networks.values()]
     if isinstance(model, LatentDiffusion):
         networks += [network for painter in model.painters for network in painter.networks.values()]
     return sum(weight.numel() for network in networks for weight in network.parameters()) * model.dtype.itemsize
@@ -210,7 +211,7 @@ def _reading(request: ImageRequest) -> Reading:
     return Reading(request.model, request.refiner.model, request.vae, upscaler, request.prediction, request.zero_snr)
 
 
-def _upscalers(model: LatentDiffusion | Upscaler) -> tuple[Upscaler, ...]:
+def _upscalers(model: LatentDiffusion | Upscaler) -> tuple[Upscaler | Doubler, ...]:
     """Those that only enlarge."""
     if isinstance(model, Upscaler):
         return model.models

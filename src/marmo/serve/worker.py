@@ -82,7 +82,10 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # a terminal's Ctrl-C is the server's business, which closes us in time
     source, target = _take_streams()
-    setup = TO_WORKER.read(source)
+    try:
+        setup = TO_WORKER.read(source)
+    except EOFError:
+        return  # the server died before it had said anything
     assert isinstance(setup, Setup), "the first message says what there is"
     outbox, inbox = Outbox(target, FROM_WORKER), SimpleQueue[object]()
     Thread(target=_read, args=(source, inbox), name="inbox", daemon=True).start()

@@ -26,7 +26,7 @@ NOTHING = 1.0
 """The loss of a network that answers 0: the variance of the noise."""
 WORSE = 2.0
 """As many times its best, on training pictures as well, and a run has lost what it knew."""
-RISEN = 1.05
+RISEN = 1.03
 """As many times its best on other pictures, and a run has gone too far."""
 FALLING = 0.95
 """Below this share of what it was at three quarters, a loss is still falling."""

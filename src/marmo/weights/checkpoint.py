@@ -17,8 +17,9 @@ from marmo.weights import markers
 from marmo.weights.folders import Opener, open_part, part_files
 from marmo.weights.forms import Form, Json, Network, NetworkConfig, expected, recognise
 from marmo.weights.keymap import to_ours
-from marmo.weights.kinds import SD1, SD2, SD_X4, SDXL, SDXL_REFINER, Kind, Place, Slot, kind_of_names
+from marmo.weights.kinds import SD1, SD2, SD_X2, SD_X4, SDXL, SDXL_REFINER, Kind, Place, Slot, kind_of_names
 from marmo.weights.maps.compvis import LEFTOVERS
+from marmo.weights.maps.latent_upscaler import is_latent_upscaler
 from marmo.weights.quantize import expanded
 from marmo.weights.store import MAX_HEADER, Tensors, open_file, select
 
@@ -165,8 +166,9 @@ def _open_folder(path: Path, variant: str | None, opener: Opener) -> Checkpoint:
     files: list[Path] = []
     for slot, place in kind.places.items():
         part, its_files = _open_component(path / place.folder, variant, opener, kind.folder_config)
-        if part.network != network_of(slot):
-            raise ValueError(f"{path / place.folder} holds a {part.network} where a {network_of(slot)} belongs")
+        wanted = place.network or network_of(slot)
+        if part.network != wanted:
+            raise ValueError(f"{path / place.folder} holds a {part.network} where a {wanted} belongs")
         parts[slot] = part
         files += its_files
     return Checkpoint(
@@ -208,12 +210,15 @@ def _metadata(folder: Path) -> dict[str, str]:
 
 
 def _kind_of_folder(path: Path) -> Kind:
-    """By the text encoders: SDXL has two, its refiner the second, and Stable Diffusion 2 an OpenCLIP."""
+    """By the text encoders: SDXL has two, its refiner the second, SD 2 an OpenCLIP.  Upscalers by the U-Net."""
     first, second = (path / SDXL.places[slot].folder for slot in ("text", "text2"))
     if second.is_dir():
         return SDXL if first.is_dir() else SDXL_REFINER
     config, unet = first / "config.json", path / "unet" / "config.json"
-    if unet.is_file() and _read_json(unet).get("num_class_embeds") is not None:
+    said: Json = _read_json(unet) if unet.is_file() else {}
+    if is_latent_upscaler(said):
+        return SD_X2
+    if said.get("num_class_embeds") is not None:
         return SD_X4
     return SD2 if config.is_file() and _read_json(config).get("hidden_act") == "gelu" else SD1
 

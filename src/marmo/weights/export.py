@@ -12,6 +12,7 @@ from marmo.files.atomic import atomic_write
 from marmo.models.clip import ClipConfig
 from marmo.models.clip_resnet import ClipResNetConfig
 from marmo.models.clip_text import ClipTextConfig
+from marmo.models.latent_upscaler import LatentUpscalerConfig
 from marmo.models.unet import UNetConfig
 from marmo.models.vae import VAEConfig
 from marmo.text.bpe import ClipTokenizer, clip_tokenizer
@@ -175,7 +176,7 @@ def _index(checkpoint: Checkpoint, kind: Kind, scheduler: Json) -> Json:
 def _pipeline(checkpoint: Checkpoint, kind: Kind) -> Json:
     """diffusers' class for a model that edits.  For inpainting it reads the version, below which it means another."""
     unet, vae = checkpoint.parts["unet"].config, checkpoint.parts["vae"].config
-    assert isinstance(unet, UNetConfig) and isinstance(vae, VAEConfig)
+    assert isinstance(unet, UNetConfig | LatentUpscalerConfig) and isinstance(vae, VAEConfig)
     task = task_of(unet, vae)
     if task == "paint":
         return {}

@@ -15,6 +15,7 @@ from marmo.models.clip import Clip, ClipConfig
 from marmo.models.clip_text import ClipText, ClipTextConfig
 from marmo.models.dinov2 import DinoV2, DinoV2Config
 from marmo.models.inception import Inception, InceptionConfig
+from marmo.models.latent_upscaler import LatentUpscaler, LatentUpscalerConfig
 from marmo.models.pixel_unet import PixelUNet, PixelUNetConfig
 from marmo.models.rrdb import RRDB, RRDBConfig
 from marmo.models.srvgg import SRVGG, SRVGGConfig
@@ -23,13 +24,38 @@ from marmo.models.unet import UNet, UNetConfig
 from marmo.models.vae import VAE, VAEConfig
 from marmo.nn.blueprint import blueprint
 from marmo.weights.keymap import Rule, shapes
-from marmo.weights.maps import clip, clip_config, dinov2, inception, pixel_unet, rrdb, srvgg, tiny_decoder, unet, vae
+from marmo.weights.maps import (
+    clip,
+    clip_config,
+    dinov2,
+    inception,
+    latent_upscaler,
+    pixel_unet,
+    rrdb,
+    srvgg,
+    tiny_decoder,
+    unet,
+    vae,
+)
 from marmo.weights.store import TensorInfo
 
-Network = Literal["text", "unet", "pixel_unet", "vae", "clip", "tiny_decoder", "inception", "dinov2", "rrdb", "srvgg"]
+Network = Literal[
+    "text",
+    "unet",
+    "latent_upscaler",
+    "pixel_unet",
+    "vae",
+    "clip",
+    "tiny_decoder",
+    "inception",
+    "dinov2",
+    "rrdb",
+    "srvgg",
+]
 NetworkConfig = (
     ClipTextConfig
     | UNetConfig
+    | LatentUpscalerConfig
     | PixelUNetConfig
     | VAEConfig
     | ClipConfig
@@ -85,6 +111,14 @@ FORMS = (
         rules=unet.diffusers,
         from_json=unet.config_from_json,
         to_json=unet.config_to_json,
+    ),
+    Form(
+        network="latent_upscaler",
+        family="diffusers",
+        marks=("time_proj.weight",),
+        rules=latent_upscaler.diffusers,
+        from_json=latent_upscaler.config_from_json,
+        to_json=latent_upscaler.config_to_json,
     ),
     Form(
         network="vae",
@@ -240,6 +274,8 @@ def _make(config: NetworkConfig) -> nn.Module:
             return ClipText(config)
         case UNetConfig():
             return UNet(config)
+        case LatentUpscalerConfig():
+            return LatentUpscaler(config)
         case PixelUNetConfig():
             return PixelUNet(config)
         case VAEConfig():

@@ -14,6 +14,7 @@ right shape, or `ValueError` prints both lists.  The plan is made from names and
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +22,7 @@ from torch import Tensor, nn
 from marmo.weights.store import TensorInfo, Tensors, let_go
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One tensor of the result: what it will be, and how it is made from the source."""
 
     info: TensorInfo

@@ -1,4 +1,4 @@
-"""Kinds of models, as data: where the networks of Stable Diffusion 1, 2, SDXL and its refiner lie in files and folders.
+"""Kinds of models, as data: where the networks of Stable Diffusion 1, 2, SDXL and their kin lie in files and folders.
 
 Prefixes are those of the authors' configs: v1-inference.yaml (CompVis/stable-diffusion), v2-inference.yaml
 (Stability-AI/stablediffusion), sd_xl_base.yaml and sd_xl_refiner.yaml (Stability-AI/generative-models).
@@ -8,7 +8,9 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from marmo.diffusion.denoiser import Target
 from marmo.models.clip_text import ClipTextConfig
+from marmo.models.latent_upscaler import LatentUpscalerConfig
 from marmo.models.unet import UNetConfig
 from marmo.models.vae import VAEConfig
 from marmo.weights.forms import Family, Json, Network, NetworkConfig
@@ -17,20 +19,26 @@ Slot = Network | Literal["text2"]
 """What a network is to its model.  `text2` is SDXL's second text encoder, which is the only one of its refiner."""
 
 
-Task = Literal["paint", "inpaint", "edit", "upscale"]
+DenoiserConfig = UNetConfig | LatentUpscalerConfig
+"""Of what can stand in a model's `unet`."""
+Task = Literal["paint", "inpaint", "edit", "upscale", "upscale_latents"]
 """From words alone; what a mask marks (beside the latents a mask and the masked picture's latents); a whole picture as
-it is told to (beside them the picture's latents, Brooks et al. 2023); a larger one (beside them the small picture)."""
+it is told to (beside them the picture's latents, Brooks et al. 2023); a larger one (beside them the small picture, or
+its latents)."""
 PIPELINES: Mapping[Task, str] = {
     "paint": "Pipeline",
     "inpaint": "InpaintPipeline",
     "edit": "InstructPix2PixPipeline",
     "upscale": "UpscalePipeline",
+    "upscale_latents": "LatentUpscalePipeline",
 }
 """How the names of diffusers' pipelines for them end."""
 
 
-def task_of(unet: UNetConfig, vae: VAEConfig) -> Task:
+def task_of(unet: DenoiserConfig, vae: VAEConfig) -> Task:
     """What a model was trained for, told by what its U-Net sees; `ValueError` for what we do not know."""
+    if isinstance(unet, LatentUpscalerConfig):
+        return _enlarging(unet, vae)
     tasks: Mapping[int, Task] = {
         vae.latent_channels: "paint",
         2 * vae.latent_channels + 1: "inpaint",
@@ -46,6 +54,15 @@ def task_of(unet: UNetConfig, vae: VAEConfig) -> Task:
     return tasks[unet.in_channels]
 
 
+def _enlarging(unet: LatentUpscalerConfig, vae: VAEConfig) -> Task:
+    if (unet.in_channels, unet.out_channels) != (2 * vae.latent_channels, vae.latent_channels + 1):
+        raise ValueError(
+            f"its unet turns {unet.in_channels} channels into {unet.out_channels}, and latents have "
+            f"{vae.latent_channels}; a latent upscaler sees them twice and gives them with one channel more"
+        )
+    return "upscale_latents"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Place:
     """Where one network of a model lies."""
@@ -56,6 +73,8 @@ class Place:
     """Whose names follow the prefix."""
     folder: str
     """Its folder in diffusers' layout."""
+    network: Network | None = None
+    """What it is, if not what its slot says."""
     peer: tuple[str, str]
     """The library and class that open that folder."""
     tokenizer: str | None = None
@@ -85,6 +104,8 @@ class Kind:
     """Of a folder's model_index.json, what is not in `places`."""
     scheduler: Json
     """A folder's scheduler_config.json."""
+    target: Target | None = None
+    """What its U-Net predicts, whatever the scheduler says; none is what that says."""
 
     def side_for(self, prediction: object) -> int:
         """Pixels along the side, by diffusers' `prediction_type`."""
@@ -240,7 +261,26 @@ SD_X4 = replace(
 )
 """x4-upscaling.yaml (Stability-AI/stablediffusion)."""
 
+SD_X2 = replace(
+    SD1,
+    name="sd-x2",
+    title="Stable Diffusion's latent x2 upscaler",
+    places={**SD1.places, "unet": replace(SD1.places["unet"], network="latent_upscaler")},
+    side=1024,
+    index={},
+    scheduler={
+        "_class_name": "EulerDiscreteScheduler",
+        **{name: _LEVELS[name] for name in ("beta_end", "beta_schedule", "beta_start", "num_train_timesteps")},
+        "interpolation_type": "log_linear",
+        "prediction_type": "original_sample",
+        "trained_betas": None,
+    },
+    target="edm",  # the pipeline makes x0 of it before the scheduler sees it
+)
+"""sd-x2-latent-upscaler: a folder alone; what its authors' own file holds is a U-Net in a pickle."""
+
 KINDS = (SDXL, SDXL_REFINER, SD2_TURBO, SD_X4, SD2, SD1)
+"""Of single files."""
 
 
 def kind_of_names(names: Container[str]) -> Kind:

@@ -19,8 +19,9 @@ _LINE = re.compile(r"""(license|license_name)\s*:\s*["']?([^"'#\n]*[^"'#\s])""")
 def licence_of(checkpoint: Checkpoint) -> str | None:
     """A short name such as `creativeml-openrail-m`, or what the file says instead; none if it says nothing."""
     said = next((checkpoint.metadata[key] for key in KEYS if checkpoint.metadata.get(key, "").strip()), None)
-    if said is None and checkpoint.path.is_dir():
-        said = licence_of_card(checkpoint.path / "README.md")
+    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    if said is None and (checkpoint.path.is_dir() or folder.parent.name == "snapshots"):
+        said = licence_of_card(folder / "README.md")  # which of a single file speaks in the hub's cache alone
     return " ".join(said.split())[:MAX_LICENCE] if said else None
 
 

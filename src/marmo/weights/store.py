@@ -17,9 +17,11 @@ import stat
 from collections.abc import Callable, Container, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypeGuard
+from typing import cast as believed
 
 import torch
 from torch import Tensor
@@ -54,6 +56,7 @@ MAX_AXES = 64  # as many as PyTorch's reductions take
 _MAX_COUNT = (1 << 63) - 1
 
 PICKLE = "a legacy pickle, which can carry code and is not opened; `marmo convert` makes safetensors of it"
+_MEMBERS = frozenset({"dtype", "shape", "data_offsets"})
 _LOOKALIKES = {
     b"PK": f"it is {PICKLE}",
     b"\x80": f"it is {PICKLE}",
@@ -266,21 +269,27 @@ def _without_twins(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
 
 def _parse_slot(name: str, entry: Json) -> _Slot:
     check_name(name)
-    match entry:
-        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [begin, end], **rest} if not rest:
-            numbers = [*shape, begin, end]
-        case _:
-            raise ValueError(f"{name!r} has something else than dtype, shape and data_offsets of two numbers")
+    members = entry if isinstance(entry, dict) and entry.keys() == _MEMBERS else {}
+    dtype, shape, offsets = members.get("dtype"), members.get("shape"), members.get("data_offsets")
+    if not isinstance(dtype, str) or not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
+        raise ValueError(f"{name!r} has something else than dtype, shape and data_offsets of two numbers")
+    numbers = shape + offsets
     if dtype not in DTYPES:
         raise ValueError(f"{name!r} is {dtype[:20]!r}; known are {', '.join(DTYPES)}")
     if len(numbers) > MAX_AXES + 2 or not are_counts(numbers):
         raise ValueError(f"{name!r} has a size or offset that is not a count, or more than {MAX_AXES} axes")
     *sizes, begin, end = numbers
-    info = TensorInfo(DTYPES[dtype], tuple(sizes))
+    info = _info(DTYPES[dtype], tuple(sizes))
     # An empty tensor has strides all the same, and these must not overflow.
     if info.num_bytes != end - begin or math.prod(filter(None, sizes)) > _MAX_COUNT:
         raise ValueError(f"{name!r}, of dtype {dtype} and shape {sizes}, cannot lie in bytes {begin} to {end}")
     return _Slot(begin, end, info)
+
+
+@lru_cache(maxsize=4096)
+def _info(dtype: torch.dtype, shape: tuple[int, ...]) -> TensorInfo:
+    """One for all tensors that are alike: files are opened by the hundred, and have few shapes."""
+    return TensorInfo(dtype, shape)
 
 
 def check_name(name: str) -> None:
@@ -289,7 +298,11 @@ def check_name(name: str) -> None:
 
 
 def are_counts(numbers: list[Json]) -> TypeGuard[list[int]]:
-    return all(type(number) is int and 0 <= number <= _MAX_COUNT for number in numbers)  # true is no count
+    return {*map(type, numbers)} <= {int} and _are_in_range(believed(list[int], numbers))  # true is no count
+
+
+def _are_in_range(numbers: list[int]) -> bool:
+    return not numbers or (min(numbers) >= 0 and max(numbers) <= _MAX_COUNT)
 
 
 def is_text_map(value: Json) -> TypeGuard[dict[str, str]]:

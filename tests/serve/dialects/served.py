@@ -37,6 +37,7 @@ class Served:
     loop: asyncio.AbstractEventLoop
     log: io.StringIO
     folder: Path
+    engine: Engine
 
     def port(self) -> int:
         return int(self.url.rsplit(":", 1)[1])
@@ -86,7 +87,7 @@ def serving(
             while not context.jobs.models:
                 await asyncio.sleep(0.005)
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            holder.extend([server, Served(url, context.jobs, asyncio.get_running_loop(), log, folder)])
+            holder.extend([server, Served(url, context.jobs, asyncio.get_running_loop(), log, folder, engine)])
             started.set()
             await server.serve(sockets=[listener])
 

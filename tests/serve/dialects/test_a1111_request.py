@@ -129,7 +129,7 @@ def test_without_enable_hr_the_rest_means_nothing():
 
 
 def test_every_upscaler_that_is_listed_is_understood():
-    names = [str(item["name"]) for item in (*upscalers(), *latent_upscale_modes())]
+    names = [str(item["name"]) for item in (*upscalers(()), *latent_upscale_modes())]
     meant = {request(enable_hr=True, hr_upscaler=name).hires.upscaler for name in names}
     assert names[0] == "None" and meant == set(ENLARGERS)
 

@@ -179,7 +179,7 @@ def test_a_stream_that_is_closed_cancels_its_job(client: openai.OpenAI, server: 
 
 def test_a_client_that_goes_away_cancels_its_job(server: Served):
     before = len(server.wait_for("cancelled", 0))
-    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=0.5)
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=1.5)
     with pytest.raises(openai.APITimeoutError):
         client.images.generate(prompt="hang")
     assert server.wait_for("cancelled", before + 1)
@@ -205,8 +205,10 @@ def test_transparent_pixels_of_a_mask_are_painted(client: openai.OpenAI, server:
 
 
 def test_an_edit_is_streamed(client: openai.OpenAI):
-    stream = client.images.edit(image=picture(), prompt="a cat", stream=True, partial_images=1)
-    assert [event.type for event in stream][-1] == "image_edit.completed"
+    stream = client.images.edit(image=picture((50, 40)), prompt="a cat", stream=True, partial_images=1)
+    events = list(stream)
+    assert [event.type for event in events] == ["image_edit.partial_image", "image_edit.completed"]
+    assert decoded(events[0].b64_json).size == (48, 40)  # the model's multiple of 8, as the worker would paint
 
 
 @pytest.mark.parametrize(

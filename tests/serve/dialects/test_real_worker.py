@@ -100,7 +100,7 @@ def test_a1111s_extras_are_what_the_files_paint(server: Served, own_cache: Path)
         result = api.extra_single_image(photo(), upscaler_1="4x-Toy", **fields)
         model = open_for(request, "cpu", "float32")
         assert difference(result.image, model.generate(request).images[0]) == 0
-    assert result.image.size == (128, 128) and "Postprocess upscaler 2: 4x-Other" in result.html_info
+    assert result.image.size == (128, 128) and "Postprocess upscaler 2: 4x-Other" in result.info
     lanczos = api.extra_batch_images([photo(), photo()], upscaler_1="Lanczos", upscaling_resize=1.5).images
     expected = photo().resize((96, 96), Image.Resampling.LANCZOS)
     assert [difference(image, expected) for image in lanczos] == [0, 0]

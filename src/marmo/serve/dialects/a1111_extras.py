@@ -22,7 +22,7 @@ EXTRAS_FIELD_NAMES: Mapping[str, str] = {
     "width": "upscaling_resize_w",
     "height": "upscaling_resize_h",
     "upscale.scale": "upscaling_resize",
-    "upscale.crop": "upscaling_crop",
+    "upscale.cover": "upscaling_crop",
     "upscale.model": "upscaler_2",
     "upscale.share": "extras_upscaler_2_visibility",
     "init_image": "image",
@@ -126,7 +126,7 @@ def _fields(body: Extras, upscalers: Sequence[Model]) -> dict[str, object] | Non
         "model": first.id,
         "width": body.upscaling_resize_w or SIDE,
         "height": body.upscaling_resize_h or SIDE,
-        "upscale": {**upscale, "crop": body.upscaling_crop is not False},
+        "upscale": {**upscale, "cover": body.upscaling_crop is False},
     }
 
 

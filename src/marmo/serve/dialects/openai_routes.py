@@ -29,6 +29,7 @@ from marmo.serve.dialects.openai_answer import (
 )
 from marmo.serve.dialects.openai_request import FIELD_NAMES, Edit, Generation, Wanted, read_edit, read_generation
 from marmo.serve.job import Job, JobEvent
+from marmo.serve.limits import final_size
 from marmo.serve.refusals import draining, failed
 from marmo.serve.tokens import User
 
@@ -134,7 +135,7 @@ async def events(here: Context, job: Job, wanted: Wanted, kind: Kind) -> AsyncGe
                 return
             steps = event.total or steps
             if is_due(event, steps, sent, wanted.partial_images):
-                yield await _partial(job, event, wanted, kind, sent)
+                yield await _partial(event, wanted, kind, sent)
                 sent += 1
             coming = asyncio.ensure_future(anext(stream, None))
     finally:
@@ -151,11 +152,16 @@ def is_due(event: JobEvent, steps: int, sent: int, wanted: int) -> bool:
     return ((event.index or 0) + 1) * (wanted + 1) >= (sent + 1) * steps
 
 
-async def _partial(job: Job, event: JobEvent, wanted: Wanted, kind: Kind, index: int) -> str:
-    width, height = job.request.width, job.request.height
-    assert width and height, "a job's request is resolved"
+async def _partial(event: JobEvent, wanted: Wanted, kind: Kind, index: int) -> str:
     made = int(time.time())
-    return await asyncio.to_thread(partial_event, kind, wanted, event.pictures[0], index, (width, height), made)
+    return await asyncio.to_thread(partial_event, kind, wanted, event.pictures[0], index, whole_size(wanted), made)
+
+
+def whole_size(wanted: Wanted) -> tuple[int, int]:
+    """Width and height of the picture that is announced, as far as its header tells where it decides them."""
+    multiple = 1 if wanted.request.is_partial else wanted.model.defaults.size_multiple
+    width, height = final_size(wanted.request, wanted.model.defaults)
+    return max(width // multiple, 1) * multiple, max(height // multiple, 1) * multiple
 
 
 async def _ending(here: Context, job: Job, wanted: Wanted, kind: Kind) -> str:

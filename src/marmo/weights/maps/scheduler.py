@@ -6,7 +6,13 @@ from typing import TypeGuard
 from marmo.diffusion.denoiser import Target
 from marmo.diffusion.noise import FLOW, STABLE_DIFFUSION, Betas
 
-TARGETS: Mapping[str, Target] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
+TARGETS: Mapping[str, Target] = {
+    "epsilon": "eps",
+    "v_prediction": "v",
+    "sample": "x0",
+    "original_sample": "x0",
+    "flow_prediction": "flow",
+}
 """diffusers' names -> ours."""
 MAX_LEVELS = 10_000
 _FLOW: Mapping[str, object] = {
@@ -59,16 +65,16 @@ def betas_from_json(scheduler: Mapping[str, object]) -> Betas:
 
 def scheduler_to_json(target: Target, betas: Betas) -> dict[str, object]:
     """The inverse of both: diffusers' DDIM, or for a flow its DPM-Solver; `ValueError` for a target of neither."""
-    names = {ours: theirs for theirs, ours in TARGETS.items()}
-    if target not in names:
-        raise ValueError(f"no scheduler_config.json can say that a network predicts {target}; only {', '.join(names)}")
+    name = next((theirs for theirs, ours in TARGETS.items() if ours == target), None)
+    if name is None:
+        raise ValueError(f"no scheduler_config.json can say that a network predicts {target}")
     if target == "flow":
         return {**_FLOW, "num_train_timesteps": betas.num_levels}
     return {
         "_class_name": "DDIMScheduler",
         **_levels_to_json(betas),
         "clip_sample": False,
-        "prediction_type": names[target],
+        "prediction_type": name,
         "rescale_betas_zero_snr": betas.zero_snr,
         "set_alpha_to_one": True,
         "timestep_spacing": "trailing",
