@@ -260,7 +260,7 @@ def _defaults(
     side = checkpoint.kind.side_for(checkpoint.scheduler.get("prediction_type"))
     task = task_of(unet, vae)
     own = family.defaults.model_copy(update={"width": side, "height": side, **EDITING[task]})
-    if zero_snr:
+    if zero_snr or target == "flow":
         own = own.model_copy(update={"schedule": "trailing"})  # Karras' levels would all lie in the noise
     facts: dict[str, object] = {"size_multiple": vae.factor, "prediction": target, "zero_snr": zero_snr}
     if task == "upscale_latents":

@@ -43,7 +43,7 @@ from marmo.solver_names import (
 StartRule = Literal["diffusers", "a1111"]
 SyntaxName = Literal["marmo", "a1111", "comfyui", "plain"]
 EmptyNegative = Literal["zeros", "encoded"]
-Prediction = Literal["eps", "v", "x0"]
+Prediction = Literal["eps", "v", "x0", "flow"]
 Tiling = Literal["none", "x", "y", "both"]
 
 

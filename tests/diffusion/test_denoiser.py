@@ -78,7 +78,7 @@ def test_clocks():
     for target in ("eps", "v", "x0"):
         row = parametrisation(target)(TABLE.sigmas[whole].float())
         assert torch.allclose(row.c_noise, whole.float(), atol=2e-4)
-    assert torch.allclose(parametrisation("flow")(SIGMAS).c_noise, SIGMAS / (1 + SIGMAS))
+    assert torch.allclose(parametrisation("flow")(SIGMAS).c_noise, 1000 * SIGMAS / (1 + SIGMAS))
     assert torch.allclose(parametrisation("edm")(SIGMAS).c_noise, SIGMAS.log() / 4, atol=1e-7)
 
 
@@ -131,7 +131,7 @@ def test_infinite_noise_is_only_a_large_sigma(target):
     # at infinite noise flow's target is noise - x0 and v's is -x0: either way the output alone gives the picture
     output = noise - x0 if target == "flow" else -x0
     assert torch.allclose(row.to_x0(x, output, sigma), x0, atol=2e-6)
-    assert scalars.c_noise.tolist() == ([1, 1] if target == "flow" else [999, 999])
+    assert scalars.c_noise.tolist() == ([1000, 1000] if target == "flow" else [999, 999])
 
 
 def test_every_row_has_its_own_sigma_and_the_solver_stays_in_float32(sample):

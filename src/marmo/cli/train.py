@@ -25,6 +25,7 @@ RECIPES = {
     "clip": "two towers that learn which caption belongs to which picture",
     "oracle": "a network that says what a scene shows",
     "vae": "pictures to small latents and back",
+    "latent": "a U-Net that paints latents from texts: a whole model",
     "ddpm": "a U-Net that paints pixels from noise, without words",
 }
 """`marmo.recipes.<name>`, which has `presets()` and `main(config)`; and what it trains."""

@@ -5,7 +5,7 @@
 Drawing a scene and encoding it costs as much as learning from it.  So a window of the source is kept and gone through
 `repeats` times, each time in another order, before the next one takes its place; with one repeat everything is fresh.
 What stands at a position is a function of the position alone.  Of a picture the moments are kept, and every time other
-latents are drawn from them.
+latents are drawn from them.  People's pictures come again anyway: their moments and texts are kept on disk.
 
 Shapes: B pictures, S side of a picture, Z latent channels, H W height and width of the latents, T tokens, D width of
 the states.
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from marmo.data.cache import TensorCache, content_hash
 from marmo.data.order import permute
 from marmo.data.source import Source
 from marmo.models.vae import Moments
@@ -85,6 +86,31 @@ def encoded(source: Source, encode: Encode, read: Read, window: int, repeats: in
         number, place = divmod(picture_at(position, window, repeats, seed), CHUNK)
         with lock:
             return chunk(number)[place]
+
+    return at
+
+
+def kept_on_disk(source: Source, encode: Encode, read: Read, cache: TensorCache, encoders: str) -> RowSource:
+    """Rows by position of a source whose pictures come again; each is encoded when it is first met, in any run.
+
+    Args:
+        encoders: says which autoencoder and text encoder these are.
+    """
+
+    def at(position: int) -> Row:
+        picture, caption = source(position)
+
+        def moments() -> dict[str, Tensor]:
+            with torch.inference_mode():
+                return encode(picture[None])._asdict()
+
+        def text() -> dict[str, Tensor]:
+            with torch.inference_mode():
+                return {"text": read([caption])[0]}
+
+        shown = cache.get({"picture": content_hash(picture.numpy().tobytes()), "by": encoders}, moments)
+        said = cache.get({"caption": caption, "by": encoders}, text)
+        return Row(Moments(shown["mean"][0], shown["logvar"][0]), said["text"])
 
     return at
 

@@ -8,7 +8,7 @@ An entry that cannot be used never stops a run: the next one takes its place, a 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -26,6 +26,9 @@ from marmo.data.order import BucketShuffle, Shuffle
 from marmo.data.source import Pair
 from marmo.data.tags import Wording, word
 from marmo.data.webdataset import Tars
+
+HELD_OUT_SEED = -4
+"""Of the order whose first entries are held out; trainings count their seeds from 0."""
 
 LOGGER = logging.getLogger(__name__)
 
@@ -104,6 +107,25 @@ def open_pictures(
     order = Shuffle(len(items), seed)
     return Pictures(
         items, order, lambda index: (size, size), seed=seed, wording=wording or Wording(), min_side=min_side
+    )
+
+
+def held_out(count: int, wanted: int) -> frozenset[int]:
+    """Which of `count` entries are not learnt from, always the same: `wanted` of them, and at most every tenth."""
+    order = Shuffle(count, HELD_OUT_SEED)
+    return frozenset(order(place) for place in range(min(wanted, count // 10)))
+
+
+def some_pictures(items: Items, chosen: Sequence[int], *, seed: int, size: int) -> Pictures:
+    """Squares of `size` pixels from some entries of a collection, by their numbers."""
+    order, among = Shuffle(len(chosen), seed), frozenset(chosen)
+    return Pictures(
+        items,
+        lambda position: chosen[order(position)],
+        lambda index: (size, size) if index in among else None,
+        seed=seed,
+        wording=Wording(),
+        min_side=MIN_SIDE,
     )
 
 

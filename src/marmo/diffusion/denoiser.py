@@ -16,6 +16,10 @@ from marmo.diffusion.noise import NoiseTable
 Target = Literal["eps", "v", "x0", "flow", "edm"]
 
 
+FLOW_CLOCK = 1000
+"""Times the time of a flow, 0 to 1, is what its network is told, as Stable Diffusion 3 and diffusers have it."""
+
+
 class Scalars(NamedTuple):
     """One row of the table, at some noise levels: all of the shape of sigma, float32."""
 
@@ -55,7 +59,7 @@ class Parametrisation:
             case "x0":
                 row = 1 / norm, 0 * one, one, self._time(s)
             case "flow":
-                row = 1 / (1 + s), 1 / (1 + s), -s / (1 + s), s / (1 + s)
+                row = 1 / (1 + s), 1 / (1 + s), -s / (1 + s), FLOW_CLOCK * s / (1 + s)
             case "edm":
                 d = self.sigma_data
                 norm = (s**2 + d**2).sqrt()

@@ -25,10 +25,11 @@ class Betas:
 
     scaled_linear is linear in the root (Stable Diffusion), linear is Ho et al. 2020, cosine is Nichol and Dhariwal
     2021, equation 17, which has no start and caps the variance at `end`; given is `table`, of `num_levels` numbers.
+    A flow has even times t of (1 - t) x0 + t noise, from `start` to `end` (Liu et al. 2022).
     With `zero_snr` nothing of the picture is left at the last level (Lin et al. 2023, algorithm 1).
     """
 
-    kind: Literal["scaled_linear", "linear", "cosine", "given"]
+    kind: Literal["scaled_linear", "linear", "cosine", "given", "flow"]
     start: float
     end: float
     num_levels: int = 1000
@@ -37,6 +38,7 @@ class Betas:
 
     def values(self) -> Tensor:
         """T, float64."""
+        assert self.kind != "flow", "a flow adds no variances level by level"
         if self.kind == "given":
             return torch.tensor(self.table, dtype=torch.float64)
         if self.kind == "cosine":
@@ -47,6 +49,9 @@ class Betas:
 
     def alphas(self) -> Tensor:
         """The share of the picture's variance that is left at every level.  T, float64, falling, above 0."""
+        if self.kind == "flow":
+            times = torch.linspace(self.start, self.end, self.num_levels, dtype=torch.float64)
+            return 1 / (1 + (times / (1 - times)) ** 2)
         alphas = torch.cumprod(1 - self.values(), dim=0)
         if self.zero_snr:
             roots = alphas.sqrt()
@@ -57,6 +62,7 @@ class Betas:
 STABLE_DIFFUSION = Betas(kind="scaled_linear", start=0.00085, end=0.012)
 DDPM = Betas(kind="linear", start=1e-4, end=0.02)
 COSINE = Betas(kind="cosine", start=0.0, end=0.999)
+FLOW = Betas(kind="flow", start=0.001, end=0.999)
 
 
 class NoiseTable:

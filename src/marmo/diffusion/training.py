@@ -12,6 +12,7 @@ Diffusion Training via Min-SNR Weighting Strategy", section 3.4) are min(SNR, ga
 Shapes: B batch, C channels, H W height and width.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -72,8 +73,8 @@ def flow_levels(shares: Tensor, shift: float = 1.0) -> Tensor:
 
     shares B in [0, 1) -> sigma B, float64, about 1e-4 to 1e4.
     """
-    sigma = torch.special.ndtri(shares.double().clamp(1e-12, 1 - 1e-12)).exp()  # the odds t / (1 - t) of a logit
-    return shift * sigma
+    normal = math.sqrt(2) * torch.erfinv(2 * shares.double().clamp(1e-9, 1 - 1e-9) - 1)
+    return shift * normal.exp()  # the odds t / (1 - t) of a logit
 
 
 def _mix(x0: Tensor, of_x0: Tensor, noise: Tensor, of_noise: Tensor) -> Tensor:

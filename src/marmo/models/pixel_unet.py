@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from marmo.nn.attention import Attention
 from marmo.nn.blocks import ResBlock, Upsample
 from marmo.nn.embed import sinusoidal, sinusoidal_2020
-from marmo.nn.engine import Conv2d, Linear, pad
+from marmo.nn.engine import Conv2d, GroupNorm, Linear, pad
 
 Convention = Literal["ho", "diffusers"]
 """Whose details: those of Ho et al.'s program, or those that diffusers has unless it is told otherwise.  They differ in
@@ -76,7 +76,7 @@ class PixelUNet(nn.Module):
         skips = _skip_channels(config)
         levels = reversed(range(len(config.channels)))
         self.up = nn.ModuleList(UpLevel(config, level, skips) for level in levels)        # in the order of use
-        self.norm_out = nn.GroupNorm(config.num_groups, first, config.eps)
+        self.norm_out = GroupNorm(config.num_groups, first, config.eps)
         self.conv_out = Conv2d(first, config.out_channels, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ class PixelAttention(nn.Module):
 
     def __init__(self, config: PixelUNetConfig, width: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(config.num_groups, width, config.eps)
+        self.norm = GroupNorm(config.num_groups, width, config.eps)
         heads = 1 if config.head_width is None else width // config.head_width
         self.attention = Attention(width, heads, qkv_bias=True)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from marmo.nn.attention import Attention, KeysValues
 from marmo.nn.blocks import ResBlock, Upsample
 from marmo.nn.embed import sinusoidal
-from marmo.nn.engine import Conv2d, Linear
+from marmo.nn.engine import Conv2d, GroupNorm, Linear
 
 CODE_WIDTH = 256
 """Of each number in the vector that SDXL's U-Nets are told, as sinusoids, after the pooled prompt."""
@@ -47,6 +47,11 @@ class UNetConfig:
     def attends_alone(self, level: int) -> bool:
         """To the prompt, twice in every block."""
         return bool(self.prompt_alone) and self.prompt_alone[level]
+
+    @property
+    def factor(self) -> int:
+        """Pixels of the finest level per pixel of the coarsest, along each axis."""
+        return 2 ** (len(self.channels) - 1)
 
     @property
     def time_width(self) -> int:
@@ -107,7 +112,7 @@ class UNet(nn.Module):
         self.down = nn.ModuleList(_down_levels(config))
         self.mid = Middle(config)
         self.up = nn.ModuleList(_up_levels(config))       # in the order of use: the deepest level first
-        self.norm_out = nn.GroupNorm(config.num_groups, first, eps=1e-5)
+        self.norm_out = GroupNorm(config.num_groups, first, eps=1e-5)
         self.conv_out = Conv2d(first, config.out_channels, 3, padding=1)
 
     def project(self, tokens: Tensor) -> Context:
@@ -237,7 +242,7 @@ class SpatialTransformer(nn.Module):
     def __init__(self, config: UNetConfig, level: int, depth: int, is_middle: bool = False) -> None:
         super().__init__()
         width, heads = config.channels[level], config.num_heads[level]
-        self.norm = nn.GroupNorm(config.num_groups, width, eps=1e-6)
+        self.norm = GroupNorm(config.num_groups, width, eps=1e-6)
         self.proj_in = Linear(width, width)
         kind = PromptBlock if config.attends_alone(level) and not is_middle else TransformerBlock
         self.blocks = nn.ModuleList(kind(width, heads, config.context_width) for _ in range(depth))

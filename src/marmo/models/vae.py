@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from marmo.nn.attention import Attention
 from marmo.nn.blocks import ResBlock, Upsample
-from marmo.nn.engine import Conv2d, Linear, pad
+from marmo.nn.engine import Conv2d, GroupNorm, Linear, pad
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class Encoder(nn.Module):
         self.conv_in = Conv2d(3, config.channels[0], 3, padding=1)
         self.down = nn.ModuleList(DownLevel(config, level) for level in range(len(config.channels)))
         self.mid = Middle(deepest, config.num_groups)
-        self.norm_out = nn.GroupNorm(config.num_groups, deepest, eps=1e-6)
+        self.norm_out = GroupNorm(config.num_groups, deepest, eps=1e-6)
         self.conv_out = Conv2d(deepest, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ class Decoder(nn.Module):
         self.mid = Middle(deepest, config.num_groups)
         levels = reversed(range(len(config.channels)))
         self.up = nn.ModuleList(UpLevel(config, level) for level in levels)           # in the order of use
-        self.norm_out = nn.GroupNorm(config.num_groups, finest, eps=1e-6)
+        self.norm_out = GroupNorm(config.num_groups, finest, eps=1e-6)
         self.conv_out = Conv2d(finest, 3, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ class Middle(nn.Module):
     def __init__(self, channels: int, num_groups: int) -> None:
         super().__init__()
         self.res1 = ResBlock(channels, channels, num_groups, eps=1e-6)
-        self.norm = nn.GroupNorm(num_groups, channels, eps=1e-6)
+        self.norm = GroupNorm(num_groups, channels, eps=1e-6)
         self.attention = Attention(channels, num_heads=1, qkv_bias=True)
         self.res2 = ResBlock(channels, channels, num_groups, eps=1e-6)
 

@@ -6,7 +6,7 @@ Shapes: B batch, C channels, H W height and width, E width of the time embedding
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from marmo.nn.engine import Conv2d, Linear
+from marmo.nn.engine import Conv2d, GroupNorm, Linear
 
 
 class ResBlock(nn.Module):
@@ -26,10 +26,10 @@ class ResBlock(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(num_groups, channels, eps)
+        self.norm1 = GroupNorm(num_groups, channels, eps)
         self.conv1 = Conv2d(channels, out_channels, 3, padding=1)
         self.time = None if time_width is None else Linear(time_width, out_channels)
-        self.norm2 = nn.GroupNorm(num_groups, out_channels, eps)
+        self.norm2 = GroupNorm(num_groups, out_channels, eps)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1)
         self.shortcut = nn.Identity() if channels == out_channels else Conv2d(channels, out_channels, 1)

@@ -25,17 +25,19 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from marmo.data.latents import Draw, RowSource, encoded
-from marmo.data.selection import CONCEPTS_FILE, EASY, Selection, listed, read_concepts, write_concepts
+from marmo.data.cache import TensorCache
+from marmo.data.latents import Draw
+from marmo.data.selection import CONCEPTS_FILE, Selection, listed, read_concepts, write_concepts
 from marmo.data.source import Source
 from marmo.data.splits import Split
 from marmo.diffusion.denoiser import Network, Parametrisation
-from marmo.diffusion.noise import COSINE, DDPM, STABLE_DIFFUSION, Betas, NoiseTable
+from marmo.diffusion.noise import COSINE, DDPM, FLOW, STABLE_DIFFUSION, Betas, NoiseTable
 from marmo.diffusion.training import Lesson
 from marmo.models.clip_text import ClipText
 from marmo.models.unet import SpatialTransformer, UNet, UNetConfig
 from marmo.nn.blocks import ResBlock
 from marmo.train import ema, optim
+from marmo.train.latent_data import Collection, Data, endless, scenes
 from marmo.train.latent_parts import Parts, Training, found, training_of, unet_of, write_model
 from marmo.train.lessons import Lessons
 from marmo.train.run import Run, leave, start
@@ -43,7 +45,7 @@ from marmo.train.sheets import painted
 from marmo.train.state import Learner, State
 
 NOISES: Mapping[str, Betas] = {"scaled_linear": STABLE_DIFFUSION, "linear": DDPM, "cosine": COSINE}
-HELD_OUT_SEED = -4  # trainings count theirs from 0, the evaluation's prompts are -1, the oracles -2 and -3
+HELD_OUT_SEED = -4  # of scenes; trainings count theirs from 0, the evaluation's prompts are -1, the oracles -2 and -3
 PROMPTS = (
     "a red fox",
     "a green apple on a blue background",
@@ -104,9 +106,11 @@ class Config:
     held_out: int = 64
     """Pictures that are validated with, and so many that were learnt from"""
     window: int = 2048
-    """Pictures whose latents are kept, a multiple of 64"""
+    """Scenes whose latents are kept, a multiple of 64"""
     repeats: int = 1
-    """How often each is learnt from before the next window"""
+    """How often each scene is learnt from before the next window"""
+    bucket_step: int | None = None
+    """Of your own pictures: their sides are multiples of so many pixels, in shapes that fit them; none is squares"""
 
     vae: Path | None = None
     """The autoencoder: a file or a folder, alone or in a model"""
@@ -294,12 +298,20 @@ def build(config: Config, parts: Parts) -> Student:
 def training(config: Config) -> Training:
     """What is learnt over which noise: what is given, else that of the model to begin with, else SD 1's."""
     usual = Training("eps", STABLE_DIFFUSION) if config.from_ is None else training_of(config.from_)
+    target = config.target or usual.target
+    if target == "flow":
+        return _flow(config)
     betas = usual.betas if config.noise is None else NOISES[config.noise]
     zero_snr = usual.betas.zero_snr if config.zero_snr is None else config.zero_snr
-    target = config.target or usual.target
     if target == "eps" and zero_snr:
         raise ValueError("in pure noise (zero terminal SNR) no eps can be seen; give --target v")
     return Training(target, replace(betas, zero_snr=zero_snr))
+
+
+def _flow(config: Config) -> Training:
+    if config.noise is not None or config.zero_snr:
+        raise ValueError("a flow has noise levels of its own, up to pure noise: leave out --noise and --zero-snr")
+    return Training("flow", FLOW)
 
 
 def loss(output: Tensor, wanted: Lesson) -> Tensor:
@@ -317,8 +329,9 @@ def main(config: Config, source: Source | None = None, held: Source | None = Non
     """
     with start(config) as run:
         parts, taught = found(config.from_, config.vae, config.clip), training(config)
-        parts.vae.to(run.device), parts.text.to(run.device)
-        model = _laid_out(build(config, parts).to(run.device))
+        parts.vae.to(run.device)
+        parts.text.to(run.device)
+        model = laid_out(build(config, parts).to(run.device))
         averages = _averages(config, model)
         best = next(iter(averages.values())).model if averages else model
         assert isinstance(best, Student)
@@ -327,13 +340,14 @@ def main(config: Config, source: Source | None = None, held: Source | None = Non
         state = State({"model": learner})
         run.restore(state)
 
-        if source is None:
-            source, held = _sources(config, run.device)
         parametrisation = Parametrisation(taught.target, NoiseTable(taught.betas))
         lessons = Lessons(parts, parametrisation, model.text is not None, config.shift, run.device, run.dtype)
-        rows = encoded(source, lessons.encode, lessons.read, config.window, config.repeats, config.seed)
-        exams = _exams(config, lessons, rows, held)
-        for draws in run.batches(lessons.drawing(rows, config.dropout, config.seed), state):
+        if source is None:
+            data = _data(config, lessons, parts.vae.config.factor * model.unet.config.factor)
+        else:
+            data = endless(lessons, source, held, config.window, config.repeats, config.seed)
+        exams = {name: lessons.exam(rows, config.held_out, config.seed) for name, rows in data.exams.items()}
+        for draws in run.batches(lessons.drawing(data.rows, config.dropout, config.seed), state):
             wanted, texts = lessons.told(draws, [draw.share for draw in draws], config.min_snr)
             with run.autocast():
                 output = model(wanted.seen, wanted.clock, texts)
@@ -342,7 +356,7 @@ def main(config: Config, source: Source | None = None, held: Source | None = Non
             state.step(value, lr)
 
             if run.every(config.log_images, state):
-                run.log(state, loss=value, norm=learner.norm, lr=lr)
+                run.log(state, loss=value, norm=learner.norm, lr=lr, **data.epochs(state.images))
             if run.every(config.validate_images, state):
                 run.log(state, **_marks(config, lessons, exams, best, run))
             if run.every(config.snapshot_images, state):
@@ -371,7 +385,7 @@ def _zero(layer: nn.Conv2d | nn.Linear) -> None:
     nn.init.zeros_(layer.bias)
 
 
-def _laid_out(model: Student) -> Student:
+def laid_out(model: Student) -> Student:
     """Convolutions with their channels last, which processors of both kinds prefer."""
     for parameter in model.parameters():
         if parameter.ndim == 4:
@@ -386,35 +400,27 @@ def _averages(config: Config, model: Student) -> dict[str, ema.Average]:
 
 
 def _adam(model: Student, config: Config) -> torch.optim.AdamW:
-    shares = {} if model.text is None else {model.text: config.text_lr}
+    shares: dict[nn.Module, float] = {} if model.text is None else {model.text: config.text_lr}
     return optim.adamw(model, config.betas, weight_decay=config.weight_decay, shares=shares, fused=True)
 
 
-def _sources(config: Config, device: torch.device) -> tuple[Source, Source | None]:
-    """Pictures to learn from, and pictures to validate with."""
+def _data(config: Config, lessons: Lessons, multiple: int) -> Data:
+    """The config's; pictures in buckets have sides that the networks can halve as often as they do."""
     match config.data:
         case None:
             raise ValueError("there is nothing to learn from: give --data")
         case "scenes":
-            return _scenes(config, config.seed, device), _scenes(replace(config, easy_images=0), HELD_OUT_SEED, device)
+            chosen = Selection(None if (ids := _concepts(config)) is None else frozenset(ids))
+            hard = -(-config.easy_images // (config.window * config.repeats)) * config.window
+            rows = scenes(config.seed, config.size, config.split, lessons.device, chosen, easy=hard)
+            held = scenes(HELD_OUT_SEED, config.size, config.split, lessons.device, chosen)
+            return endless(lessons, rows, held, config.window, config.repeats, config.seed)
         case Path() as path:
-            from marmo.data.pictures import open_pictures  # reads picture records, too, and so needs pydantic
-
-            return open_pictures(path, seed=config.seed, size=config.size), None
-
-
-def _scenes(config: Config, seed: int, device: torch.device) -> Source:
-    """Scenes by position; the easy ones fill whole windows."""
-    from marmo.data.scene_source import scene_source
-
-    concepts = _concepts(config)
-    chosen = Selection(None if concepts is None else frozenset(concepts))
-    simple = replace(chosen, kinds=EASY)
-    all_kinds, easy = (
-        scene_source(seed, config.size, config.split, device, selection=selection) for selection in (chosen, simple)
-    )
-    until = -(-config.easy_images // (config.window * config.repeats)) * config.window
-    return lambda position: (easy if position < until else all_kinds)(position)[:2]
+            cache = TensorCache(config.folder / "cache")
+            pictures = Collection(path, lessons, cache, config.size, config.held_out, config.seed)
+            if not config.bucket_step:
+                return pictures.squares()
+            return pictures.buckets(config.bucket_step, multiple, config.batch_size // config.accumulate)
 
 
 def _concepts(config: Config) -> Sequence[str] | None:
@@ -425,16 +431,6 @@ def _concepts(config: Config) -> Sequence[str] | None:
             return listed(count)
         case Path() as path:
             return read_concepts(path)
-
-
-def _exams(config: Config, lessons: Lessons, rows: RowSource, held: Source | None) -> dict[str, list[Draw]]:
-    """What the network is examined with: pictures that it never sees, and pictures that it learns from."""
-    kept = config.held_out
-    if held is None or kept == 0:
-        return {}
-    unseen = encoded(held, lessons.encode, lessons.read, config.window, 1, config.seed)
-    sources = {"validation": unseen, "validation_train": rows}
-    return {name: lessons.exam(source, kept, config.seed) for name, source in sources.items()}
 
 
 def _marks(

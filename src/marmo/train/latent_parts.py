@@ -24,7 +24,7 @@ from marmo.text.bpe import ClipTokenizer, clip_tokenizer
 from marmo.text.prompt import tokenize
 from marmo.weights.checkpoint import DEFAULTS_KEY, Checkpoint, Part, open_checkpoint
 from marmo.weights.export import write_folder
-from marmo.weights.forms import written
+from marmo.weights.forms import Network, NetworkConfig, written
 from marmo.weights.kinds import SD1, SD2, Kind, Slot
 from marmo.weights.maps.scheduler import betas_from_json, scheduler_to_json, target_from_json
 from marmo.weights.store import from_state
@@ -110,9 +110,9 @@ def write_model(folder: Path, parts: Parts, unet: UNet, text: ClipText, training
     if folder.is_dir():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    networks: dict[Slot, nn.Module] = {"text": text, "unet": unet, "vae": parts.vae}
-    configs = {"text": text.config, "unet": unet.config, "vae": parts.vae.config}
-    held = {
+    networks: dict[Network, nn.Module] = {"text": text, "unet": unet, "vae": parts.vae}
+    configs: dict[Network, NetworkConfig] = {"text": text.config, "unet": unet.config, "vae": parts.vae.config}
+    held: dict[Slot, Part] = {
         slot: Part(written(slot, "diffusers"), configs[slot], from_state(network.state_dict()))
         for slot, network in networks.items()
     }
@@ -137,7 +137,7 @@ def _whole(path: Path) -> Checkpoint:
         raise ValueError(f"{path} holds {' and '.join(checkpoint.parts)} and no whole model to begin with")
     if unet.config.vector_width or unet.config.num_labels or unet.config.in_channels != unet.config.out_channels:
         raise ValueError(
-            f"{path} is told more than words and sees more than latents; this recipe trains models like Stable "
+            f"{path} is told more than words or sees more than latents; this recipe trains models like Stable "
             "Diffusion 1 and 2"
         )
     return checkpoint

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from marmo.data.cache import network_hash
 from marmo.data.latents import Draw, RowSource, drawn
 from marmo.diffusion.denoiser import Parametrisation
 from marmo.diffusion.training import Lesson, evenly, flow_levels, lesson, levels
@@ -53,6 +54,12 @@ class Lessons:
         if self.reads_along:
             return ids
         return self.parts.text(ids.to(self.device), self.parts.skip).to(self.dtype).cpu()
+
+    @property
+    def encoders(self) -> str:
+        """What the rows are made by, for those who keep them."""
+        text = "ids" if self.reads_along else f"{network_hash(self.parts.text)} {self.parts.skip} {self.dtype}"
+        return f"{network_hash(self.parts.vae)} {self.parts.vae.config.latent_scale} {text}"
 
     def drawing(self, rows: RowSource, dropout: float, seed: int) -> Callable[[int], Draw]:
         """What each image of a run is learnt as."""

@@ -4,11 +4,24 @@ from collections.abc import Mapping, Sequence
 from typing import TypeGuard
 
 from marmo.diffusion.denoiser import Target
-from marmo.diffusion.noise import STABLE_DIFFUSION, Betas
+from marmo.diffusion.noise import FLOW, STABLE_DIFFUSION, Betas
 
-TARGETS: Mapping[str, Target] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "original_sample": "x0"}
+TARGETS: Mapping[str, Target] = {
+    "epsilon": "eps",
+    "v_prediction": "v",
+    "sample": "x0",
+    "original_sample": "x0",
+    "flow_prediction": "flow",
+}
 """diffusers' names -> ours."""
 MAX_LEVELS = 10_000
+_FLOW: Mapping[str, object] = {
+    "_class_name": "DPMSolverMultistepScheduler",
+    "flow_shift": 1.0,
+    "prediction_type": "flow_prediction",
+    "use_flow_sigmas": True,
+}
+"""diffusers' schedulers for flows alone do not work in its pipelines for Stable Diffusion."""
 DDPM_SCHEDULER: Mapping[str, object] = {
     "beta_start": 1e-4,
     "beta_end": 0.02,
@@ -32,6 +45,8 @@ def target_from_json(scheduler: Mapping[str, object]) -> Target:
 
 def betas_from_json(scheduler: Mapping[str, object]) -> Betas:
     """The noise levels; Stable Diffusion's where nothing is said."""
+    if scheduler.get("prediction_type") == "flow_prediction":
+        return FLOW
     zero_snr = bool(scheduler.get("rescale_betas_zero_snr"))
     if scheduler.get("trained_betas") is not None:
         return _given(scheduler["trained_betas"], zero_snr)
@@ -49,19 +64,17 @@ def betas_from_json(scheduler: Mapping[str, object]) -> Betas:
 
 
 def scheduler_to_json(target: Target, betas: Betas) -> dict[str, object]:
-    """The inverse of both, for diffusers' DDIM; `ValueError` for a target that it cannot have."""
-    names = {ours: theirs for theirs, ours in TARGETS.items()}
-    if target not in names:
-        raise ValueError(f"no scheduler_config.json can say that a network predicts {target}; only {', '.join(names)}")
-    kinds = {"cosine": "squaredcos_cap_v2", "given": "linear"}
-    ends = {} if betas.kind == "cosine" else {"beta_start": betas.start, "beta_end": betas.end}
+    """The inverse of both: diffusers' DDIM, or for a flow its DPM-Solver; `ValueError` for a target of neither."""
+    name = next((theirs for theirs, ours in TARGETS.items() if ours == target), None)
+    if name is None:
+        raise ValueError(f"no scheduler_config.json can say that a network predicts {target}")
+    if target == "flow":
+        return {**_FLOW, "num_train_timesteps": betas.num_levels}
     return {
         "_class_name": "DDIMScheduler",
-        **ends,
-        "beta_schedule": kinds.get(betas.kind, betas.kind),
+        **_levels_to_json(betas),
         "clip_sample": False,
-        "num_train_timesteps": betas.num_levels,
-        "prediction_type": names[target],
+        "prediction_type": name,
         "rescale_betas_zero_snr": betas.zero_snr,
         "set_alpha_to_one": True,
         "timestep_spacing": "trailing",
@@ -71,10 +84,14 @@ def scheduler_to_json(target: Target, betas: Betas) -> dict[str, object]:
 
 def ddpm_to_json(betas: Betas) -> dict[str, object]:
     """The DDPMScheduler that paints with a network trained on these noise levels to predict eps."""
-    kinds = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
+    return {"_class_name": "DDPMScheduler", **DDPM_SCHEDULER, **_levels_to_json(betas)}
+
+
+def _levels_to_json(betas: Betas) -> dict[str, object]:
+    """The noise levels as diffusers' schedulers have them; a table of one's own goes over what `beta_schedule` says."""
+    kinds = {"cosine": "squaredcos_cap_v2", "given": "linear"}
     ends = {} if betas.kind == "cosine" else {"beta_start": betas.start, "beta_end": betas.end}
-    levels = {"beta_schedule": kinds[betas.kind], "num_train_timesteps": betas.num_levels}
-    return {"_class_name": "DDPMScheduler", **DDPM_SCHEDULER, **ends, **levels}
+    return {**ends, "beta_schedule": kinds.get(betas.kind, betas.kind), "num_train_timesteps": betas.num_levels}
 
 
 def bound_from_json(scheduler: Mapping[str, object]) -> float | None:
