@@ -17,7 +17,7 @@ from marmo.models.unet import UNetConfig
 from marmo.models.vae import VAEConfig
 from marmo.text.bpe import ClipTokenizer, clip_tokenizer
 from marmo.weights import markers
-from marmo.weights.checkpoint import DEFAULTS_KEY, METADATA_FILE, PIXELS_PEER, Checkpoint, Part
+from marmo.weights.checkpoint import DEFAULTS_KEY, PIXELS_PEER, Checkpoint, Part
 from marmo.weights.folders import write_sharded
 from marmo.weights.forms import Family, Json, Network, NetworkConfig, expected, written
 from marmo.weights.keymap import Constant, to_theirs
