@@ -49,7 +49,7 @@ def test_the_card_says_what_was_measured(bundle: Bundle):
     for said in (
         "an abacus", "12 concepts", "| latent | 1,984 | 1.0 |", "marmo train latent cpu --seed 3", "Twemoji",
         "CC-BY 4.0", "| seen | colors | both | 81 % | 70 % to 90 % | 120 |", "| heldout_colour | colors | seen | 81 %",
-        "| colour right | 85.0 % | 97.0 % | 81.0 % [70.0 %, 90.0 %] | below |",
+        "| colour right | 85.0 % | 97.0 % | 81.0 % (70.0 to 90.0) | below |",
     ):  # fmt: skip
         assert said in text, said
     for file in open_checkpoint(bundle.output).files:

@@ -10,8 +10,7 @@ from marmo.bundling.runs import TrainingRun
 from marmo.bundling.trial import PSNR_MARGIN, RIGHT_MARGIN, Tried
 from marmo.data.corpus import corpus
 from marmo.evaluate.goals import Unit
-from marmo.evaluate.statistics import Estimate
-from marmo.evaluate.tables import amount, measured
+from marmo.evaluate.tables import amount, number
 from marmo.pipelines.card import LatentCard
 
 CURVES, SHEET = "curves.svg", "sheet.png"
@@ -142,8 +141,10 @@ def _goals(facts: Facts) -> str:
 def _goal(row: Row) -> tuple[object, ...]:
     unit, found = cast(Unit, row["unit"]), cast(Mapping[str, float] | None, row["measured"])
     floor, goal = (amount(cast(float, row[name]), unit) for name in ("floor", "goal"))
-    value = found and measured(Estimate(found["value"], found["low"], found["high"], int(found["n"])), unit)
-    return row["name"], floor, goal, value or "", row["verdict"]
+    if found is None:
+        return row["name"], floor, goal, "", row["verdict"]
+    interval = f"({number(found['low'], unit)} to {number(found['high'], unit)})"
+    return row["name"], floor, goal, f"{amount(found['value'], unit)} {interval}", row["verdict"]
 
 
 def _eight_bits(tried: Tried) -> str:
@@ -158,7 +159,7 @@ def _eight_bits(tried: Tried) -> str:
 
 
 def _sheet(tried: Tried) -> str:
-    rows = [(number, question.text) for number, question in enumerate(tried.questions, 1)]
+    rows = list(enumerate((question.text for question in tried.questions), 1))
     seeds = " and ".join(str(seed) for seed in sorted({question.seed for question in tried.questions}))
     text = f"Not chosen: the same {len(rows)} prompts with seed {seeds}, row by row.\n\n![pictures]({SHEET})"
     return f"## Pictures\n\n{text}\n\n{_table(('', 'prompt'), rows)}"
