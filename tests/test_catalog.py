@@ -121,7 +121,7 @@ def test_what_the_network_predicts(checkpoint: Checkpoint):
 @pytest.mark.parametrize(
     "options",
     [
-        {"prediction_type": "flow_prediction"},
+        {"prediction_type": "noise"},
         {"prediction_type": ["epsilon"]},
         {"prediction_type": None},
         {"beta_schedule": "sigmoid"},
