@@ -66,7 +66,7 @@ class Config:
     folder: Path = Path("out/vae")
     """Where checkpoints, log and result go; a folder that has them goes on"""
     data: Literal["scenes"] | Path | None = None
-    """Pictures: a folder, a .tar or a folder of them, or a saved `datasets` folder; or Marmo's own scenes"""
+    """Pictures, captions or not: a folder, a .tar or a folder of them, a saved `datasets` folder; or Marmo's scenes"""
     split: Split = "train"
     """Of the scenes"""
     concepts: int | Path | None = None
@@ -364,7 +364,7 @@ def _source(config: Config, device: torch.device) -> Source:
         case Path() as path:
             from marmo.data.pictures import open_pictures  # reads picture records, too, and so needs pydantic
 
-            return open_pictures(path, seed=config.seed, size=config.size)
+            return open_pictures(path, seed=config.seed, size=config.size, needs_captions=False)
 
 
 def _opened(path: Path) -> VAE:
