@@ -95,17 +95,16 @@ def test_every_part_has_learnt(made: Path):
 
 
 def test_words_belong_to_pictures_that_were_never_seen(made: Path):
-    """The chance of R@1 is 1 in 64; four times that is asked for."""
+    """Measured: 14 % both ways; chance is 1 in 64, and four times that is asked for."""
     found = numbers(made / "out/clip-evaluation")
     retrieval = [row for name, row in found.items() if "R@1" in name]
     assert retrieval and all(row["value"] > 4 / ASIDE and row["pictures"] == ASIDE for row in retrieval)
 
 
 def test_pictures_come_back(made: Path):
+    """Measured: 20.7 dB; one colour for each, its mean, has 13.6."""
     pictures = torch.stack([picture.pixels for picture in open_pictures(made / "aside")])
-    back = through(open_vae(made / "out/vae/vae"))(pictures)
-    flat = pictures.float().mean((2, 3), keepdim=True).byte().expand_as(pictures).contiguous()
-    assert psnr(back, pictures).mean() > psnr(flat, pictures).mean() + 3
+    assert psnr(through(open_vae(made / "out/vae/vae"))(pictures), pictures).mean() > 18
 
 
 def test_what_is_painted_is_measured_and_says_what_it_is(made: Path):
