@@ -286,12 +286,7 @@ class Student(nn.Module):
 
 def build(config: Config, parts: Parts) -> Student:
     """The network that a run begins with, on the CPU."""
-    if config.from_ is None:
-        unet = _initialised(UNet(config.unet.config(parts)))
-    elif config.unet != SD1_SHAPE:
-        raise ValueError(f"{config.from_} brings its own U-Net: give either --from or --unet")
-    else:
-        unet = unet_of(config.from_)
+    unet = _initialised(UNet(config.unet.config(parts))) if config.from_ is None else unet_of(config.from_)
     shape, latents = unet.config, parts.vae.config.latent_channels
     if (shape.in_channels, shape.context_width) != (latents, parts.text.config.width):
         raise ValueError(
