@@ -77,6 +77,8 @@ class Config:
     from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """An autoencoder to begin with; its own config takes the place of `model`"""
     model: VAEConfig | VQConfig = KL_F8
+    decoder_only: bool = False
+    """Only the decoder learns; latents stay what they are, for a U-Net that has learnt them"""
 
     reduction: Reduction = "sum"
     """Over a picture's pixels and latents"""
@@ -225,6 +227,12 @@ class Autoencoder(nn.Module):
         """The kernel that makes the pixels."""
         return self.network.decoder.conv_out.weight
 
+    def keep_latents(self) -> None:
+        """Nothing learns that has a say in what a picture's latents are."""
+        assert isinstance(self.network, VAE)
+        self.network.encoder.requires_grad_(False)
+        self.network.to_moments.requires_grad_(False)
+
     def forward(self, x: Tensor, reduction: Reduction) -> Coded:
         """Pictures B 3 S S in [-1, 1] -> what is left of them."""
         if isinstance(self.network, VQ):
@@ -279,7 +287,12 @@ def ratio(rebuilding: Tensor, fooling: Tensor, last: Tensor) -> Tensor:
 def build(config: Config) -> Autoencoder:
     """The network that a run begins with, on the CPU."""
     if config.from_ is not None:
-        return Autoencoder(_opened(config.from_))
+        model = Autoencoder(_opened(config.from_))
+        if config.decoder_only:
+            model.keep_latents()
+        return model
+    if config.decoder_only:
+        raise ValueError("only of an autoencoder that has learnt can latents be kept: give --from, too")
     return Autoencoder(VQ(config.model) if isinstance(config.model, VQConfig) else _untrained(config.model))
 
 
@@ -329,7 +342,8 @@ def main(config: Config, source: Source | None = None) -> Path:
             if run.every(config.save_images, state):
                 run.sheet(state, torch.cat([x[:4], y[:4].detach().clamp(-1, 1)]))
                 run.save(state)
-        return _export(run, averages["power"].model if averages else model, source)
+        kept = model.network.config.latent_scale if config.decoder_only else None
+        return _export(run, averages["power"].model if averages else model, source, kept)
 
 
 def _unit(x: Tensor) -> Tensor:
@@ -396,10 +410,15 @@ def latent_scale(network: VAE | VQ, source: Source, device: torch.device, pictur
     return (squares / count - (sums / count) ** 2) ** -0.5
 
 
-def _export(run: Run, model: nn.Module, source: Source) -> Path:
-    """A folder that diffusers opens; of an autoencoder with a codebook, whose names are our own, a single file."""
+def _export(run: Run, model: nn.Module, source: Source, kept: float | None) -> Path:
+    """A folder that diffusers opens; of an autoencoder with a codebook, whose names are our own, a single file.
+
+    Args:
+        kept: the `latent_scale` of latents that are what they were; by default it is measured.
+    """
     assert isinstance(model, Autoencoder)
-    network, scale = model.network, latent_scale(model.network, source, run.device)
+    network = model.network
+    scale = kept if kept is not None else latent_scale(network, source, run.device)
     state = from_state(network.state_dict())
     if isinstance(network, VQ):
         path, told = run.folder / "vq.safetensors", asdict(network.config)
