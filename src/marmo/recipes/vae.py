@@ -1,7 +1,8 @@
 """Autoencoder: pictures become small latents, and come back.
 
     python -m marmo.recipes.vae kl --data pictures/ --folder out/vae             # kl-f8, as Stable Diffusion's
-    python -m marmo.recipes.vae fast --data scenes --folder out/vae              # small, and without a discriminator
+    python -m marmo.recipes.vae fast --data pictures/ --folder out/vae           # small, and without a discriminator
+    python -m marmo.recipes.vae scenes --folder out/vae                          # that of Marmo's own model
     torchrun --nproc-per-node 8 -m marmo.recipes.vae vq --data shards/ --folder out/vq
 
 Rombach et al. 2022, appendix G, with VQGAN's losses (Esser et al. 2021, section 3.1):
@@ -149,6 +150,26 @@ def fast() -> Config:
     )
 
 
+def scenes() -> Config:
+    """128 pixels of Marmo's scenes to 16 x 16 x 8; docs/training.md has its three stages."""
+    model = VAEConfig(channels=(16, 32, 64, 128), latent_channels=8, latent_scale=1.0, num_res_blocks=1, num_groups=8)
+    return replace(
+        fast(),
+        data="scenes",
+        model=model,
+        features=0.0,
+        regularisation=0.2,
+        images=18_000,
+        batch_size=4,
+        lr=4e-4,
+        warmup=400,
+        tail=12_000,
+        clip=1e6,
+        log_images=1_000,
+        save_images=4_000,
+    )
+
+
 def tiny() -> Config:
     """Seconds on a CPU."""
     model = VAEConfig(channels=(16, 32), latent_channels=4, latent_scale=1.0, num_res_blocks=1, num_groups=8)
@@ -176,6 +197,7 @@ def presets() -> Mapping[str, tuple[str, Config]]:
         "kl": ("kl-f8, as Stable Diffusion's", Config()),
         "vq": (str(vq.__doc__), vq()),
         "fast": (str(fast.__doc__), fast()),
+        "scenes": (str(scenes.__doc__), scenes()),
         "tiny": (str(tiny.__doc__), tiny()),
     }
 
