@@ -185,6 +185,19 @@ def test_pictures_and_captions_belong_together(mixed):
         assert round(float((tensor[0].mean() + 1) * 127.5)) == 20 * int(caption.split()[2].rstrip(","))
 
 
+def test_pictures_without_captions_where_none_are_needed(mixed):
+    """What cannot be seen is still passed over."""
+    for index in range(6):
+        (mixed / f"{index:02}.txt").unlink()
+    wordless, told = (open_pictures(mixed, seed=0, size=32, needs_captions=needed) for needed in (False, True))
+    reds = {round(float((wordless(place)[0][0].mean() + 1) * 127.5)) for place in range(13)}
+    assert reds == {20 * index for index in range(12)}
+    captions = [wordless(place)[1] for place in range(13)]
+    assert "" in captions and sum(caption != "" for caption in set(captions)) == 6
+    assert all(told(place)[1] for place in range(13))
+    assert wordless.defects.keys() == {"broken.png"}
+
+
 def test_the_same_source_twice(mixed):
     one, two = (open_pictures(mixed, seed=3, size=32, wording=Wording(shuffle=True, drop=0.2)) for _ in range(2))
     for position in reversed(range(30)):

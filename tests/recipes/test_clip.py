@@ -218,7 +218,9 @@ def test_wrong_beginnings(tmp_path, stand_in):
     with pytest.raises(ValueError, match="give --data"):
         main(small(tmp_path))
     text = replace(tiny().model.text, vocab_size=100)
-    with pytest.raises(ValueError, match="a vocabulary of 100 and the tokenizer one of 49408; choose one"):
+    with pytest.raises(
+        ValueError, match=r"a vocabulary of 100 and the tokenizer one of 49408; give --model\.text\.vocab-size 49408"
+    ):
         build(small(tmp_path, model=replace(tiny().model, text=text)))
 
 

@@ -84,6 +84,26 @@ def test_a_run_that_fails_is_not_done(tmp_path):
     assert not (tmp_path / "done.json").exists()
 
 
+def test_a_folder_is_taken_when_something_was_read(tmp_path):
+    """A command that names its data wrongly can be corrected in the same folder; one that has trained there cannot."""
+
+    def broken(position: int) -> int:
+        raise ValueError("none can be used")
+
+    wrong = Config(folder=tmp_path, images=40, lr=0.5)
+    state = main(replace(wrong, folder=tmp_path / "other", images=8))
+    with pytest.raises(ValueError, match="is missing"), start(wrong):
+        raise ValueError("what is to be learnt from is missing")
+    with pytest.raises(ValueError, match="none can be used"), start(wrong) as run:
+        next(run.batches(broken, state))
+    assert not (tmp_path / "config.json").exists()
+    main(Config(folder=tmp_path, images=40))
+    assert json.loads((tmp_path / "config.json").read_bytes())["lr"] == 0.01
+    with pytest.raises(ValueError, match=r"was trained with lr 0\.01 and not 0\.5"), start(wrong):
+        pass
+    assert json.loads((tmp_path / "config.json").read_bytes())["lr"] == 0.01
+
+
 def test_what_is_not_finite_ends_the_run(tmp_path):
     config = Config(folder=tmp_path)
     with start(config) as run, pytest.raises(ValueError, match=r"loss is nan after \d+ images; try a lower"):

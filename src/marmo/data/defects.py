@@ -69,13 +69,13 @@ def examine_picture(item: Item, min_side: int = MIN_SIDE) -> Examined:
     return Examined(picture if usable else None, caption if legible else "", tuple(defects))
 
 
-def examine_at(items: Items, index: int, min_side: int = MIN_SIDE) -> Examined:
+def examine_at(items: Items, index: int, min_side: int = MIN_SIDE, needs_caption: bool = True) -> Examined:
     """An entry of a collection, also one that cannot be read."""
     try:
         item = items.item(index)
     except ValueError as error:
         return Examined(None, "", (Defect(items.name(index), "unreadable", str(error)),))
-    return examine(item, min_side)
+    return examine(item, min_side) if needs_caption else examine_picture(item, min_side)
 
 
 def caption_at(items: Items, index: int) -> str:

@@ -39,6 +39,7 @@ class Pictures:
     Args:
         order: position -> the number of an entry.
         size_of: the number of an entry -> the size in which it is trained; `None` for one that cannot be used.
+        needs_captions: without, a picture of which nothing is said is used, too, and its caption is empty.
     """
 
     def __init__(
@@ -50,9 +51,11 @@ class Pictures:
         seed: int,
         wording: Wording,
         min_side: int,
+        needs_captions: bool = True,
     ) -> None:
         self.items, self.order, self.size_of = items, order, size_of
         self.seed, self.wording, self.min_side = seed, wording, min_side
+        self.needs_captions = needs_captions
         self.defects: dict[str, tuple[Defect, ...]] = {}
         """What was found so far, by the names of the entries."""
 
@@ -70,7 +73,8 @@ class Pictures:
         raise ValueError(f"none of {len(self.items)} entries can be used: {self._first()}")
 
     def _examine(self, index: int) -> Examined:
-        entry, name = examine_at(self.items, index, self.min_side), self.items.name(index)
+        entry = examine_at(self.items, index, self.min_side, self.needs_captions)
+        name = self.items.name(index)
         if entry.defects and name not in self.defects:
             self.defects[name] = entry.defects
             for defect in entry.defects:
@@ -100,13 +104,25 @@ def open_items(path: Path) -> Items:
 
 
 def open_pictures(
-    path: Path, *, seed: int, size: int, wording: Wording | None = None, min_side: int = MIN_SIDE
+    path: Path,
+    *,
+    seed: int,
+    size: int,
+    wording: Wording | None = None,
+    min_side: int = MIN_SIDE,
+    needs_captions: bool = True,
 ) -> Pictures:
     """Squares of `size` pixels, the middles of the pictures at a path."""
     items = open_items(path)
     order = Shuffle(len(items), seed)
     return Pictures(
-        items, order, lambda index: (size, size), seed=seed, wording=wording or Wording(), min_side=min_side
+        items,
+        order,
+        lambda index: (size, size),
+        seed=seed,
+        wording=wording or Wording(),
+        min_side=min_side,
+        needs_captions=needs_captions,
     )
 
 

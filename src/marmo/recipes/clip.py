@@ -206,7 +206,10 @@ def build(config: Config) -> Contrast:
         model = Contrast(_opened(config.from_), config.bias)
     tokens, size = model.clip.config.text.vocab_size, tokenizer_of(config).vocab_size
     if tokens != size:
-        raise ValueError(f"the text tower has a vocabulary of {tokens} and the tokenizer one of {size}; choose one")
+        raise ValueError(
+            f"the text tower has a vocabulary of {tokens} and the tokenizer one of {size}; give "
+            f"--model.text.vocab-size {size}, or another tokenizer"
+        )
     return model
 
 

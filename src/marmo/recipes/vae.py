@@ -67,7 +67,7 @@ class Config:
     folder: Path = Path("out/vae")
     """Where checkpoints, log and result go; a folder that has them goes on"""
     data: Literal["scenes"] | Path | None = None
-    """Pictures: a folder, a .tar or a folder of them, or a saved `datasets` folder; or Marmo's own scenes"""
+    """Pictures, captions or not: a folder, a .tar or a folder of them, a saved `datasets` folder; or Marmo's scenes"""
     split: Split = "train"
     """Of the scenes"""
     concepts: int | Path | None = None
@@ -342,8 +342,7 @@ def main(config: Config, source: Source | None = None) -> Path:
             if run.every(config.save_images, state):
                 run.sheet(state, torch.cat([x[:4], y[:4].detach().clamp(-1, 1)]))
                 run.save(state)
-        kept = model.network.config.latent_scale if config.decoder_only else None
-        return _export(run, averages["power"].model if averages else model, source, kept)
+        return _export(run, averages["power"].model if averages else model, source, config.decoder_only)
 
 
 def _unit(x: Tensor) -> Tensor:
@@ -386,7 +385,7 @@ def _source(config: Config, device: torch.device) -> Source:
         case Path() as path:
             from marmo.data.pictures import open_pictures  # reads picture records, too, and so needs pydantic
 
-            return open_pictures(path, seed=config.seed, size=config.size)
+            return open_pictures(path, seed=config.seed, size=config.size, needs_captions=False)
 
 
 def _opened(path: Path) -> VAE:
@@ -410,15 +409,19 @@ def latent_scale(network: VAE | VQ, source: Source, device: torch.device, pictur
     return (squares / count - (sums / count) ** 2) ** -0.5
 
 
-def _export(run: Run, model: nn.Module, source: Source, kept: float | None) -> Path:
+def _export(run: Run, model: nn.Module, source: Source, keeps_scale: bool) -> Path:
     """A folder that diffusers opens; of an autoencoder with a codebook, whose names are our own, a single file.
 
     Args:
-        kept: the `latent_scale` of latents that are what they were; by default it is measured.
+        keeps_scale: latents are what they were; else `latent_scale` is measured.
     """
     assert isinstance(model, Autoencoder)
     network = model.network
-    scale = kept if kept is not None else latent_scale(network, source, run.device)
+    if keeps_scale:
+        assert isinstance(network, VAE)
+        scale = network.config.latent_scale
+    else:
+        scale = latent_scale(network, source, run.device)
     state = from_state(network.state_dict())
     if isinstance(network, VQ):
         path, told = run.folder / "vq.safetensors", asdict(network.config)

@@ -138,6 +138,8 @@ class Run:
     """What the progress bar says."""
     stop: Stop = field(default_factory=Stop)
     """Whether somebody wants the run to end."""
+    is_begun: bool = False
+    """Whether the folder says whose it is."""
 
     @property
     def folder(self) -> Path:
@@ -147,6 +149,15 @@ class Run:
     def is_main(self) -> bool:
         """Whether this process is the one that writes."""
         return ranks.rank() == 0
+
+    def begin(self) -> None:
+        """Write the config down, the free fields anew: from here on the folder takes no other one.
+
+        What is to be learnt from has been read by then, so that a command that named it wrongly can be corrected.
+        """
+        if self.is_main and not self.is_begun:
+            _write_json(self.folder / "config.json", self.record)
+        self.is_begun = True
 
     def restore(self, state: State) -> None:
         """Go on from the newest checkpoint of the folder, if there is one, and forget what was logged after it."""
@@ -170,6 +181,7 @@ class Run:
             while state.images < self.config.images:
                 self._heed(state)
                 items = next(parts)
+                self.begin()
                 self._seed(state.position)
                 yield items
                 progress.update(line, completed=state.images, description=self.note or "training")
@@ -249,13 +261,16 @@ def start(config: RunConfig) -> Generator[Run]:
         if run.is_main:
             config.folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(held(config.folder))
-            _open_folder(run)
+            _check_folder(run)
+            (config.folder / "done.json").unlink(missing_ok=True)
+            checkpoint.sweep(config.folder / "checkpoints")
         ranks.barrier()
         torch.manual_seed(config.seed)  # pyright: ignore[reportUnknownMemberType]
         with run.stop.listening():
             yield run
         ranks.barrier()
         if run.is_main:
+            run.begin()  # where every image had been seen before
             seconds = round(time.monotonic() - run.started, 1)
             _write_json(config.folder / "done.json", {"images": config.images, "seconds": seconds})
 
@@ -272,8 +287,8 @@ def leave() -> None:
         os._exit(0)
 
 
-def _open_folder(run: Run) -> None:
-    """Find no config in the folder, or the same one; the free fields are written anew."""
+def _check_folder(run: Run) -> None:
+    """`ValueError` where the folder's config is another one, in more than what is free."""
     folder = run.folder
     path = folder / "config.json"
     known = cast(dict[str, object], json.loads(path.read_bytes())) if path.exists() else run.record
@@ -282,9 +297,6 @@ def _open_folder(run: Run) -> None:
     if changed:
         was = ", ".join(f"{key} {known.get(key)} and not {run.record.get(key)}" for key in changed)
         raise ValueError(f"{folder} was trained with {was}; choose another folder")
-    _write_json(path, run.record)
-    (folder / "done.json").unlink(missing_ok=True)
-    checkpoint.sweep(folder / "checkpoints")
 
 
 def _as_json(config: RunConfig) -> dict[str, object]:
