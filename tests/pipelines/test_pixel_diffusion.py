@@ -17,6 +17,7 @@ from marmo.models.pixel_unet import PIXEL_TOY, PixelUNet
 from marmo.pipelines.events import Step
 from marmo.pipelines.pixel_diffusion import PixelDiffusion
 from marmo.request import ImageRequest
+from marmo.serve.stock import Stock, Unusable
 from marmo.weights.checkpoint import Checkpoint, Part
 from marmo.weights.export import write_folder
 from marmo.weights.forms import written
@@ -84,6 +85,12 @@ def test_wrong_requests_are_one_sentence(model: PixelDiffusion, path: Path) -> N
         model.generate(ImageRequest(model="other"))
     with pytest.raises(ValueError, match="paints pixels without words"):
         load(path, device="cpu")
+
+
+def test_a_server_says_why_it_offers_none(path: Path) -> None:
+    (offer,) = Stock({"digits": path}, "cpu", "float32").offers()
+    assert isinstance(offer, Unusable)
+    assert str(offer).startswith("digits paints pixels without words") and "open_for" in str(offer)
 
 
 def test_damaged_weights_are_told(model: PixelDiffusion) -> None:
