@@ -113,7 +113,7 @@ def test_every_field_is_a_flag(generate: Command, stand_in: Path, tmp_path: Path
     assert generate(*flags).code == 0
     assert files(tmp_path / "out") == ["fox-0.webp", "fox-1.webp"]
     request = read_record(tmp_path / "out" / "fox-1.webp").request
-    parts = {"guidance", "variation", "told", "refiner", "inpaint", "outpaint", "hires", "regions", "tiling"}
+    parts = {"guidance", "variation", "told", "refiner", "inpaint", "outpaint", "hires", "upscale", "regions", "tiling"}
     assert request.model_dump(exclude=parts) == {
         "prompt": "a red fox", "negative_prompt": "dark", "model": "stand-in.safetensors", "width": 64, "height": 48,
         "steps": 2, "sampler": "ddim", "schedule": "leading", "guidance_scale": 3.5, "eta": 0.3, "seed": 7,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from marmo.models.vae import KL_F8, KL_F8_TOY, VAE, Moments, VAEConfig
+from marmo.models.vae import KL_F8, KL_F8_TOY, VAE, Moments, VAEConfig, begin_blurred
 from marmo.weights.keymap import shapes
 
 TOY = replace(KL_F8_TOY, channels=(16, 32), num_groups=8)
@@ -83,3 +83,26 @@ def test_halving_looks_right_and_down_only() -> None:
 def test_pictures_of_a_batch_do_not_see_each_other() -> None:
     vae, x = toy(), pixels()
     torch.testing.assert_close(vae.encode(x).mean[:1], vae.encode(x[:1]).mean, rtol=1e-5, atol=1e-6)
+
+
+def test_it_begins_with_blurred_colours() -> None:
+    torch.manual_seed(0)
+    config = VAEConfig(channels=(8, 16, 32), latent_channels=4, latent_scale=1.0, num_res_blocks=1, num_groups=4)
+    blocks = torch.rand(4, 3, 8, 8) * 2 - 1
+    pictures = blocks.repeat_interleave(4, 2).repeat_interleave(4, 3)  # 4 3 32 32
+
+    def likeness(vae: VAE) -> float:
+        """The least correlation of a colour with what comes back."""
+        with torch.no_grad():
+            back = vae.decode(vae.encode(pictures).mean)
+        pairs = (torch.stack([back[:, colour].flatten(), pictures[:, colour].flatten()]) for colour in range(3))
+        return min(float(torch.corrcoef(pair)[0, 1]) for pair in pairs)
+
+    assert likeness(VAE(config)) < 0.3
+    assert likeness(begin_blurred(VAE(config))) > 0.6
+
+
+def test_groups_of_one_channel_cannot_begin_so() -> None:
+    config = VAEConfig(channels=(8, 16), latent_channels=4, latent_scale=1.0, num_res_blocks=1, num_groups=8)
+    with pytest.raises(ValueError, match="choose fewer than 8"):
+        begin_blurred(VAE(config))

@@ -157,6 +157,25 @@ def test_what_was_learnt_is_begun_with(tmp_path: Path, source):
     assert all(torch.equal(before.read(name), from_small.read(name)) for name in before.infos)
 
 
+@pytest.mark.long
+def test_only_the_decoder_learns(tmp_path: Path, source):
+    """Whatever makes latents is bit-identical afterwards, in the weights and in their average, and so is the scale."""
+    first = main(small(tmp_path / "first"), source)
+    name, began = "diffusion_pytorch_model.safetensors", open_checkpoint(first).parts["vae"]
+    before = open_file(first / name)
+    for average in (None, 0.05):
+        config = small(tmp_path / str(average), from_=first, decoder_only=True, images=32, ema=average)
+        path = main(config, source)
+        after, part = open_file(path / name), open_checkpoint(path).parts["vae"]
+        changed = {title for title in before.infos if not torch.equal(before.read(title), after.read(title))}
+        halves = {title for title in before.infos if title.startswith(("decoder.", "post_quant_conv."))}
+        assert changed and changed <= halves and "decoder.conv_out.weight" in changed
+        assert any(title.startswith("post_quant_conv.") for title in changed)
+        assert part.config.latent_scale == began.config.latent_scale  # type: ignore[union-attr]
+    learnt = main(small(tmp_path / "both", from_=first, images=32, ema=None), source)
+    assert open_checkpoint(learnt).parts["vae"].config.latent_scale != began.config.latent_scale  # type: ignore[union-attr]
+
+
 ACTS = {
     "model": replace(SMALL, num_res_blocks=2),
     "reduction": "mean",
@@ -177,7 +196,16 @@ ACTS = {
 }  # fmt: skip
 ELSEWHERE = {
     *("folder", "images", "device", "dtype", "workers", "log_images", "save_images", "keep"),
-    *("data", "split", "concepts", "size", "from_", "features", "oracle"),  # tested above, or what sources do
+    *(
+        "data",
+        "split",
+        "concepts",
+        "size",
+        "from_",
+        "features",
+        "oracle",
+        "decoder_only",
+    ),  # tested above, or what sources do
 }
 
 
@@ -194,5 +222,7 @@ def test_every_knob_acts(tmp_path: Path, source):
 def test_wrong_input_is_one_sentence(tmp_path: Path):
     with pytest.raises(ValueError, match="nothing to learn from: give --data"):
         main(small(tmp_path / "a"))
+    with pytest.raises(ValueError, match="give --from"):
+        main(small(tmp_path / "c", decoder_only=True), shuffled(stains(4), 0))
     with pytest.raises(ValueError, match="nothing"):
         main(small(tmp_path / "b", model=Config().model, from_=tmp_path / "nothing"), shuffled(stains(4), 0))

@@ -202,8 +202,6 @@ def build(config: Config) -> Contrast:
         model = Contrast(_initialised(Clip(config.model)), config.bias)
         if config.loss == "sigmoid":
             nn.init.constant_(model.clip.logit_scale, math.log(SIGMOID_SCALE))
-    elif config.model != VIT_B_32:
-        raise ValueError(f"{config.from_} brings its own model: give either --from or --model")
     else:
         model = Contrast(_opened(config.from_), config.bias)
     tokens, size = model.clip.config.text.vocab_size, tokenizer_of(config).vocab_size

@@ -198,8 +198,6 @@ def build(config: Config) -> PixelUNet:
     """The network that a run begins with, on the CPU; a new one begins with the answer 0."""
     if config.from_ is None:
         return _silent(PixelUNet(config.model))
-    if config.model != CIFAR:
-        raise ValueError(f"{config.from_} brings its own model: give either --from or --model")
     return _opened(config.from_)
 
 

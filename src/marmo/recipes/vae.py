@@ -1,7 +1,8 @@
 """Autoencoder: pictures become small latents, and come back.
 
     python -m marmo.recipes.vae kl --data pictures/ --folder out/vae             # kl-f8, as Stable Diffusion's
-    python -m marmo.recipes.vae fast --data scenes --folder out/vae              # small, and without a discriminator
+    python -m marmo.recipes.vae fast --data pictures/ --folder out/vae           # small, and without a discriminator
+    python -m marmo.recipes.vae scenes --folder out/vae                          # that of Marmo's own model
     torchrun --nproc-per-node 8 -m marmo.recipes.vae vq --data shards/ --folder out/vq
 
 Rombach et al. 2022, appendix G, with VQGAN's losses (Esser et al. 2021, section 3.1):
@@ -76,6 +77,8 @@ class Config:
     from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """An autoencoder to begin with; its own config takes the place of `model`"""
     model: VAEConfig | VQConfig = KL_F8
+    decoder_only: bool = False
+    """Only the decoder learns; latents stay what they are, for a U-Net that has learnt them"""
 
     reduction: Reduction = "sum"
     """Over a picture's pixels and latents"""
@@ -147,6 +150,26 @@ def fast() -> Config:
     )
 
 
+def scenes() -> Config:
+    """128 pixels of Marmo's scenes to 16 x 16 x 8; docs/training.md has its three stages."""
+    model = VAEConfig(channels=(16, 32, 64, 128), latent_channels=8, latent_scale=1.0, num_res_blocks=1, num_groups=8)
+    return replace(
+        fast(),
+        data="scenes",
+        model=model,
+        features=0.0,
+        regularisation=0.2,
+        images=18_000,
+        batch_size=4,
+        lr=4e-4,
+        warmup=400,
+        tail=12_000,
+        clip=1e6,
+        log_images=1_000,
+        save_images=4_000,
+    )
+
+
 def tiny() -> Config:
     """Seconds on a CPU."""
     model = VAEConfig(channels=(16, 32), latent_channels=4, latent_scale=1.0, num_res_blocks=1, num_groups=8)
@@ -174,6 +197,7 @@ def presets() -> Mapping[str, tuple[str, Config]]:
         "kl": ("kl-f8, as Stable Diffusion's", Config()),
         "vq": (str(vq.__doc__), vq()),
         "fast": (str(fast.__doc__), fast()),
+        "scenes": (str(scenes.__doc__), scenes()),
         "tiny": (str(tiny.__doc__), tiny()),
     }
 
@@ -202,6 +226,12 @@ class Autoencoder(nn.Module):
     def last(self) -> Tensor:
         """The kernel that makes the pixels."""
         return self.network.decoder.conv_out.weight
+
+    def keep_latents(self) -> None:
+        """Nothing learns that has a say in what a picture's latents are."""
+        assert isinstance(self.network, VAE)
+        self.network.encoder.requires_grad_(False)
+        self.network.to_moments.requires_grad_(False)
 
     def forward(self, x: Tensor, reduction: Reduction) -> Coded:
         """Pictures B 3 S S in [-1, 1] -> what is left of them."""
@@ -257,7 +287,12 @@ def ratio(rebuilding: Tensor, fooling: Tensor, last: Tensor) -> Tensor:
 def build(config: Config) -> Autoencoder:
     """The network that a run begins with, on the CPU."""
     if config.from_ is not None:
-        return Autoencoder(_opened(config.from_))
+        model = Autoencoder(_opened(config.from_))
+        if config.decoder_only:
+            model.keep_latents()
+        return model
+    if config.decoder_only:
+        raise ValueError("only of an autoencoder that has learnt can latents be kept: give --from, too")
     return Autoencoder(VQ(config.model) if isinstance(config.model, VQConfig) else _untrained(config.model))
 
 
@@ -307,7 +342,8 @@ def main(config: Config, source: Source | None = None) -> Path:
             if run.every(config.save_images, state):
                 run.sheet(state, torch.cat([x[:4], y[:4].detach().clamp(-1, 1)]))
                 run.save(state)
-        return _export(run, averages["power"].model if averages else model, source)
+        kept = model.network.config.latent_scale if config.decoder_only else None
+        return _export(run, averages["power"].model if averages else model, source, kept)
 
 
 def _unit(x: Tensor) -> Tensor:
@@ -374,10 +410,15 @@ def latent_scale(network: VAE | VQ, source: Source, device: torch.device, pictur
     return (squares / count - (sums / count) ** 2) ** -0.5
 
 
-def _export(run: Run, model: nn.Module, source: Source) -> Path:
-    """A folder that diffusers opens; of an autoencoder with a codebook, whose names are our own, a single file."""
+def _export(run: Run, model: nn.Module, source: Source, kept: float | None) -> Path:
+    """A folder that diffusers opens; of an autoencoder with a codebook, whose names are our own, a single file.
+
+    Args:
+        kept: the `latent_scale` of latents that are what they were; by default it is measured.
+    """
     assert isinstance(model, Autoencoder)
-    network, scale = model.network, latent_scale(model.network, source, run.device)
+    network = model.network
+    scale = kept if kept is not None else latent_scale(network, source, run.device)
     state = from_state(network.state_dict())
     if isinstance(network, VQ):
         path, told = run.folder / "vq.safetensors", asdict(network.config)

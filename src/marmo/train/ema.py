@@ -59,7 +59,8 @@ class Average:
         """Follow `model`, which has seen `images`, `batch` of them since the last update."""
         share = 1 - self.decay(images, batch)
         for mean, weight in zip(self.model.parameters(), model.parameters(), strict=True):
-            mean.lerp_(weight.to(mean.dtype), share)
+            if weight.requires_grad:  # what does not learn stays as it is, to the bit
+                mean.lerp_(weight.to(mean.dtype), share)
         for mean, value in zip(self.model.buffers(), model.buffers(), strict=True):
             mean.copy_(value)  # counters and running statistics are averages already
 
