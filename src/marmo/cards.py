@@ -78,7 +78,8 @@ def latent_card(checkpoint: Checkpoint) -> LatentCard:
     ):
         if "pixel_unet" in checkpoint.parts:
             raise ValueError(
-                f"{checkpoint.path} paints pixels without words; `marmo generate` does so, and nothing else"
+                f"{checkpoint.path} paints pixels without words, which only `marmo generate` does, and in Python "
+                "marmo.catalog.open_for with a request that names it"
             )
         held = " and ".join(checkpoint.parts)
         raise ValueError(f"{checkpoint.path} holds {held} alone; painting needs text, unet and vae")

@@ -78,12 +78,15 @@ def test_where_it_is_and_where_it_keeps_things(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.long
 def test_from_the_command_to_the_picture(stand_in: Path, tmp_path: Path) -> None:
     arguments = ["--model", str(stand_in), "--port", "0", "--data", str(tmp_path / "data"), "--device", "cpu"]
+    arguments += ["--no-upscalers"]  # with them: tests/serve/dialects/test_real_worker.py
     command = [sys.executable, "-c", PROGRAM, *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=(tmp_path / "log").open("w"), text=True)
     try:
         port = int(cast(IO[str], process.stdout).readline().split(":")[3].split("/")[0])
         while ask(port, "GET", "/readyz")[0] != 200:
             time.sleep(0.1)
+        models = json.loads(ask(port, "GET", "/api/v1/models")[1])["items"]
+        assert [model["id"] for model in models] == [stand_in.stem]
         body = {"prompt": "a fox", "steps": 2, "width": 64, "height": 64, "seed": 7}
         job = json.loads(ask(port, "POST", "/api/v1/jobs", body)[1])
         stream = ask(port, "GET", f"/api/v1/jobs/{job['id']}/events")[1].decode()

@@ -17,6 +17,7 @@ from marmo.models.pixel_unet import PIXEL_TOY, PixelUNet
 from marmo.pipelines.events import Step
 from marmo.pipelines.pixel_diffusion import PixelDiffusion
 from marmo.request import ImageRequest
+from marmo.serve.stock import Stock, Unusable
 from marmo.weights.checkpoint import Checkpoint, Part
 from marmo.weights.export import write_folder
 from marmo.weights.forms import written
@@ -86,6 +87,12 @@ def test_wrong_requests_are_one_sentence(model: PixelDiffusion, path: Path) -> N
         load(path, device="cpu")
 
 
+def test_a_server_says_why_it_offers_none(path: Path) -> None:
+    (offer,) = Stock({"digits": path}, "cpu", "float32").offers()
+    assert isinstance(offer, Unusable)
+    assert str(offer).startswith("digits paints pixels without words") and "open_for" in str(offer)
+
+
 def test_damaged_weights_are_told(model: PixelDiffusion) -> None:
     model.load()
     model.network.conv_out.weight.fill_(float("nan"))
@@ -96,7 +103,7 @@ def test_damaged_weights_are_told(model: PixelDiffusion) -> None:
 def test_the_command_line_paints_and_replays(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["--model", str(path), "--seed", "7", "--steps", "8", "--output", str(tmp_path), "--device", "cpu", "--json"]
     with pytest.raises(SystemExit) as end:
-        main(["generate", "", *out])
+        main(["generate", *out])  # without words, or with none: "" is the same
     told = capsys.readouterr().out
     assert end.value.code == 0
     (picture,) = (Path(row["file"]) for row in json.loads(told)["pictures"])

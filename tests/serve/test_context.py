@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import pytest
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 
-from marmo.request import ImageRequest
+from marmo.request import Hires, ImageRequest, Refiner, Upscale
 from marmo.serve.context import Caller, Dialect, Here, finished, followed, hand_in
+from marmo.serve.contract import LATENT_UPSCALER
 from marmo.serve.problems import Problem
+from marmo.serve.tokens import User
 from tests.serve.serving import Served, served
 from tests.serve.test_events import Reader
-from tests.serve.toy_engine import ToyEngine
+from tests.serve.toy_engine import ToyEngine, toy_model, toy_picture, toy_upscaler
 
 router = APIRouter(prefix="/sync")
 
@@ -41,6 +44,8 @@ def envelope(problem: Problem) -> dict[str, object]:
     return {"oh": problem.code}
 
 
+ANN = User("ann", "generate")
+START = toy_picture(ImageRequest(seed=7), 0)
 SYNC = Dialect("sync", "/sync/", router, envelope)
 
 
@@ -114,5 +119,31 @@ def test_a_stream_that_is_read_to_its_end_cancels_nothing(tmp_path: Path) -> Non
                 said += part
             assert said.split()[-1] == b"succeeded"
             await only_job(server, "succeeded")
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+@pytest.mark.parametrize(
+    ("place", "fitting"),
+    [("hires", {"doubler", "larger"}), ("refiner", {"toy", "other", "doubler"}), ("upscale", {"larger"})],
+)
+def test_a_second_model_must_be_of_use_where_it_is_named(tmp_path: Path, place: str, fitting: set[str]) -> None:
+    doubler = replace(toy_model("doubler"), family=LATENT_UPSCALER)
+    models = (toy_model(), toy_model("other"), doubler, toy_upscaler("larger", "Larger", 4))
+    asked = {
+        "hires": lambda id: ImageRequest(prompt="a fox", hires=Hires(scale=2, model=id)),
+        "refiner": lambda id: ImageRequest(prompt="a fox", refiner=Refiner(model=id)),
+        "upscale": lambda id: ImageRequest(model="larger", init_image=START, upscale=Upscale(model=id)),
+    }[place]
+
+    async def main() -> None:
+        async with served(tmp_path, engine=ToyEngine(models)) as server:
+            for model in models:
+                if model.id in fitting:
+                    assert (await hand_in(server.context, ANN, asked(model.id))).state == "queued"
+                    continue
+                with pytest.raises(Problem, match=f"{place}.model must be a model that") as refused:
+                    await hand_in(server.context, ANN, asked(model.id))
+                assert (refused.value.status, refused.value.code) == (422, "model_unknown")
 
     asyncio.run(asyncio.wait_for(main(), 30))

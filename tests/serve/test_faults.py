@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from marmo.serve import jobs
 from marmo.serve.disk import LocalDisk
 from marmo.serve.inputs import attach
 from marmo.serve.job import ImageQuery, Job, JobQuery, Refusal
@@ -24,6 +25,7 @@ from tests.serve.faulty_disk import (
     CHANGES,
     At,
     Moment,
+    QuickDisk,
     UnsyncedDisk,
     WatchedDisk,
     input_output_error,
@@ -43,16 +45,22 @@ def png() -> bytes:
 REQUEST = saying("a fox", num_images=2).model_copy(update={"init_image": png()})
 
 
+@pytest.fixture(autouse=True)
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A life with trouble waits for the queue's next look at the disk."""
+    monkeypatch.setattr(jobs, "TICK", 0.05)
+
+
 async def live(folder: Path, disk: LocalDisk, tell: Callable[[str], None]) -> Job:
     """Submit, follow, look, star, throw away and take back; a client tries again what it was refused."""
-    async with ready(folder, disk=disk) as jobs:
-        job = await persistently(lambda: jobs.submit(REQUEST, "ann", key="once"))
+    async with ready(folder, disk=disk) as queue:
+        job = await persistently(lambda: queue.submit(REQUEST, "ann", key="once"))
         tell(job.id)
-        while not (job := await persistently(lambda: jobs.wait(job.id))).ended:
+        while not (job := await persistently(lambda: queue.wait(job.id))).ended:
             pass
-        for act in (jobs.thumbnail, jobs.trash, jobs.restore):
+        for act in (queue.thumbnail, queue.trash, queue.restore):
             await persistently(lambda act=act: act(job.images[0]))
-        await until(lambda: jobs.health().ready)
+        await until(lambda: queue.health().ready)
     return job
 
 
@@ -68,18 +76,18 @@ def check(folder: Path, acknowledged: list[str]) -> None:
     """After another start on a good disk: nothing acknowledged is lost, nothing is there twice or by half."""
 
     async def finish() -> None:
-        async with ready(folder) as jobs:
-            known = [job.id for job in (await jobs.find(JobQuery())).items]
+        async with ready(folder, disk=QuickDisk()) as queue:
+            known = [job.id for job in (await queue.find(JobQuery())).items]
             assert len(known) <= 1 and set(acknowledged) <= set(known)
             for id in known:
-                job = await jobs.wait(id)
+                job = await queue.wait(id)
                 assert job.state == "succeeded" and len(job.images) == 2
-                pictures = [await jobs.picture(image) for image in job.images]
+                pictures = [await queue.picture(image) for image in job.images]
                 whole = attach(job.request, {"init_image": png()})
                 assert pictures == [toy_picture(whole, place) for place in range(2)]
-            trashed = (await jobs.find_images(ImageQuery(trashed=True))).items
-            assert len((await jobs.find_images(ImageQuery())).items) + len(trashed) == 2 * len(known)
-            await jobs._storage.sweep()
+            trashed = (await queue.find_images(ImageQuery(trashed=True))).items
+            assert len((await queue.find_images(ImageQuery())).items) + len(trashed) == 2 * len(known)
+            await queue._storage.sweep()
 
     asyncio.run(asyncio.wait_for(finish(), 30))
     with closing(sqlite3.connect(folder / "jobs.sqlite")) as database:

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from marmo.request import ImageRequest
-from marmo.serve.contract import Task
-from marmo.serve.job import ImageQuery, JobEvent, JobQuery, KeyConflict, Unknown, UnknownModel
-from tests.serve.queues import FOX, in_loop, ready, saying, until, until_state
+from marmo.serve.contract import Offered, Task
+from marmo.serve.job import ImageQuery, JobEvent, JobQuery, KeyConflict, Unknown, UnknownModel, Unready
+from marmo.serve.jobs import Jobs
+from tests.serve.queues import FOX, SMALL, in_loop, ready, saying, until, until_state
 from tests.serve.toy_engine import ToyEngine, toy_model, toy_picture
 
 
@@ -299,3 +300,32 @@ async def test_nothing_is_kept_in_memory_of_jobs_that_have_ended(tmp_path: Path)
         assert not hub._channels and not line.rows and len(line.schedule) == 0
         assert not line.schedule._lines and not line.schedule._passed and not line.schedule._counts
         assert not jobs._admission._arriving and not jobs._storage.results._held and len(line._requests) == 0
+
+
+@in_loop
+async def test_a_model_that_may_yet_be_found_is_waited_for(tmp_path: Path) -> None:
+    """An engine that has come up may still be reading a long row of folders: what they hold is not lost meanwhile."""
+    toy, late = toy_model(), toy_model("late")
+    engine = ToyEngine((toy, late))
+    engine.go.clear()
+    async with ready(tmp_path, engine) as jobs:
+        first = await jobs.submit(FOX.model_copy(update={"model": "late"}), "ann")
+    engine = ToyEngine((toy,), knows_all=False)
+    async with ready(tmp_path, engine) as jobs:
+        second = await jobs.submit(FOX, "ben")
+        assert (await jobs.wait(second.id)).state == "succeeded"
+        with pytest.raises(Unready, match="still being read"):
+            await jobs.submit(FOX.model_copy(update={"model": "late"}), "ann")
+        assert (await jobs.get(first.id)).state == "queued" and engine.started == [(second.id, 1)]
+        engine.reports.put(Offered((toy, late)))
+        assert (await jobs.wait(first.id)).state == "succeeded"
+        with pytest.raises(UnknownModel):
+            await jobs.submit(FOX.model_copy(update={"model": "nobody"}), "ann")
+
+
+@in_loop
+async def test_without_a_model_it_says_so(tmp_path: Path) -> None:
+    jobs = Jobs(tmp_path, ToyEngine(()), SMALL)
+    async with jobs.opened():
+        await until(lambda: any("none of the models can be used" in reason for reason in jobs.health().reasons))
+        assert not jobs.health().ready

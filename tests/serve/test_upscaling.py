@@ -1,23 +1,29 @@
 """Upscalers in the worker: offered, run piece by piece beside what is painted, and out of memory in smaller pieces."""
 
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Thread
 
 import pytest
 import torch
 from PIL import Image
 
+from benchmarks.checkpoint import random_checkpoint
 from marmo import catalog
 from marmo.files.pictures import find_record
+from marmo.library.identify import Found
 from marmo.pipelines import upscaler
 from marmo.pipelines.card import LANCZOS
 from marmo.pipelines.upscaler import Upscaler
 from marmo.request import ImageRequest
 from marmo.request_parts import Hires, Upscale
 from marmo.serve import limits
-from marmo.serve.contract import Failed, Finished, Model, Staged, Stepped, Stopped
+from marmo.serve.contract import LATENT_UPSCALER, Failed, Finished, Model, Offered, Staged, Stepped, Stopped
 from marmo.serve.messages import Began
 from marmo.serve.stock import Stock
+from marmo.serve.worker import offer_library
 from marmo.weights.fingerprint import file_hash
 from tests.serve.desks import Desk, pixels
 from tests.upscalers import COMPACT, X4, upscaler_file
@@ -135,6 +141,65 @@ def test_a_second_pass_through_a_network(stock: Stock, paths: dict[str, Path]):
     kinds = [report.operation.kind for report in desk.told if isinstance(report, Began)]
     assert kinds.count("enlarging") == 6, "the network's time is not the decoder's"
     assert [report.index for report in desk.of("job", Stepped)] == [0, 1, 2]
+
+
+def test_a_second_pass_through_a_latent_upscaler(stand_in: Path, tmp_path: Path):
+    paths = {"toy": stand_in, "x2": random_checkpoint(tmp_path / "x2", family="sd-x2")}
+    stock = Stock(paths, "cpu", "float32")
+    offers = [offer for offer in stock.offers() if isinstance(offer, Model)]
+    assert [(offer.enlarges, offer.defaults.paints, offer.defaults.grows) for offer in offers] == [
+        (False, True, 1), (True, True, 2),
+    ]  # fmt: skip
+    assert offers[1].family == LATENT_UPSCALER
+    hires = Hires(scale=2, model="x2", strength=0)
+    wanted = asked(stock, "toy", prompt="a fox", width=32, height=48, steps=2, seed=7, hires=hires)
+    desk = Desk(stock)
+    desk.add("job", wanted)
+    desk.add("alone", asked(stock, "x2", prompt="a fox", init_image=photo(33, 20), steps=2, seed=7))
+    desk.work()
+    direct = wanted.model_copy(
+        update={"model": str(stand_in), "hires": wanted.hires.model_copy(update={"model": str(paths["x2"])})}
+    )
+    expected = catalog.open_for(direct, "cpu", "float32").generate(direct).images[0]
+    assert pixels(desk.pictures("job")[0]) == expected.tobytes() and expected.size == (64, 96)
+    assert Image.open(BytesIO(desk.pictures("alone")[0])).size == (64, 32)
+
+
+def test_the_library_is_read_beside_the_work(stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Jobs are painted while it is, and what it holds is offered behind what was there."""
+    (tmp_path / "library").mkdir()
+    upscaler_file(tmp_path / "library" / "slow.safetensors", X4)
+    monkeypatch.setenv("MARMO_MODELS", str(tmp_path / "library"))
+    reading, read, told, all_of_it = Event(), Event(), SimpleQueue[Offered](), catalog.models
+
+    def slowly() -> Iterator[Found]:
+        reading.set()
+        assert read.wait(30)
+        yield from all_of_it()
+
+    monkeypatch.setattr(catalog, "models", slowly)
+    known = tuple(offer for offer in stock.offers() if isinstance(offer, Model))
+    Thread(target=offer_library, args=(stock, known, told.put), daemon=True).start()
+    assert reading.wait(30)
+    desk = Desk(stock)
+    desk.add("job", asked(stock, "toy", prompt="a fox", width=64, height=48, steps=1, seed=7))
+    assert desk.work().pictures("job") and told.empty()
+    read.set()
+    models = told.get(timeout=30).models
+    assert models[:-1] == known and models[-1].title == "slow" and not models[-1].defaults.paints
+    desk.add("large", asked(stock, models[-1].id, init_image=photo(8, 8)))
+    assert desk.work().pictures("large")
+
+
+def test_a_library_that_cannot_be_read_costs_only_that(stock: Stock, monkeypatch: pytest.MonkeyPatch):
+    told = SimpleQueue[Offered]()
+
+    def broken() -> Iterator[Found]:
+        raise OSError("Input/output error")
+
+    monkeypatch.setattr(catalog, "models", broken)
+    offer_library(stock, (), told.put)
+    assert told.get(timeout=1) == Offered(())
 
 
 @pytest.mark.parametrize("most", [32 * 32, 16 * 16])

@@ -72,9 +72,12 @@ class ToyEngine:
         step_seconds: float = 0.0,
         at_once: int = 1,
         start_seconds: float = 0.0,
+        knows_all: bool = True,
     ) -> None:
         self.reports: SimpleQueue[Report] = SimpleQueue()
         self.models, self.step_seconds, self.at_once, self.start_seconds = models, step_seconds, at_once, start_seconds
+        self.knows_all = knows_all
+        """If not, a test puts `Offered` into the reports."""
         self.started: list[tuple[str, int]] = []
         """Every attempt that was handed over, in order."""
         self.most_at_once = 0
@@ -112,7 +115,7 @@ class ToyEngine:
 
     def _run(self) -> None:
         time.sleep(self.start_seconds)
-        self.reports.put(Ready(tuple(self.models)))
+        self.reports.put(Ready(tuple(self.models), self.knows_all))
         while True:
             self._fetch()
             if self.go.is_set():
@@ -171,7 +174,7 @@ class ToyEngine:
             self._inbox.get()
         self.reports.put(Died(attempts, "the toy was told to crash"))
         time.sleep(self.start_seconds)
-        self.reports.put(Ready(tuple(self.models)))
+        self.reports.put(Ready(tuple(self.models), self.knows_all))
 
     def _hand_back(self) -> None:
         for work in list(self._handed.values()):

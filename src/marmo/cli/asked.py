@@ -38,16 +38,16 @@ class Lists:
 
 
 def requests(prompt: str | None, flags: object, lists: Lists, prompts_file: Path | None) -> list[ImageRequest]:
-    """What a command line asks for, one request after the other, nothing left to chance.
-
-    Raises `ValueError` where nobody says what to paint.
-    """
+    """What a command line asks for, one request after the other, nothing left to chance."""
     said = given(flags) if prompt is None else {"prompt": prompt, **given(flags)}
-    if prompt is None and prompts_file is None and not lists.preset:
-        raise ValueError('say what to paint: a prompt in quotes ("" for a model without words), or --prompts-file FILE')
     lines = [dict[str, object]()] if prompts_file is None else read_prompts(prompts_file)
     shelf = lists.shelf()
     return [request for line in lines for request in settled(_request(over(said, line), lists, shelf), shelf.wildcards)]
+
+
+def wordless() -> ValueError:
+    """Nobody said what to paint, and the model would have to be told."""
+    return ValueError("say what to paint: a prompt in quotes, or --prompts-file FILE")
 
 
 def _request(values: Mapping[str, object], lists: Lists, shelf: Shelf) -> ImageRequest:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from marmo.cli.asked import Lists, by_models, placed, requests
+from marmo.cli.asked import Lists, by_models, placed, requests, wordless
 from marmo.cli.flags import RequestFlags
 from marmo.cli.progress import watch
 from marmo.files.atomic import claim
@@ -56,6 +56,9 @@ class Generate:
         check_pattern(self.name)
         check_folder(self.output)
         asked = requests(self.prompt, self.request, self.lists, self.prompts_file)
+        is_wordless = self.prompt is None and self.prompts_file is None and not self.lists.preset
+        if is_wordless and asked[0].model is None:
+            raise wordless()
         from marmo import catalog  # brings torch
         from marmo.pipelines.advice import explaining
         from marmo.pipelines.latent import LatentDiffusion
@@ -66,6 +69,8 @@ class Generate:
         results, paths = list[Result](), list[Path]()
         for first, places in by_models(asked):
             model = catalog.open_for(first, self.device, self.dtype, self.memory)
+            if is_wordless and isinstance(model, LatentDiffusion):
+                raise wordless()
             if self.estimate:
                 from marmo.pipelines.forecast import forecast
 

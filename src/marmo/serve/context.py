@@ -16,6 +16,7 @@ from typing import Annotated, cast
 from fastapi import APIRouter, Depends, Request
 
 from marmo.request import ImageRequest
+from marmo.serve.contract import Model
 from marmo.serve.job import Job, JobEvent, Refusal, UnknownModel
 from marmo.serve.jobs import Jobs
 from marmo.serve.limits import check_request, check_size
@@ -99,10 +100,8 @@ async def hand_in(here: Context, caller: User, request: ImageRequest, key: str |
     check_request(request, limits)
     try:
         check_size(request, here.jobs.model(request.model).defaults, limits)
-        for place, id, paints in others_of(request):
-            if here.jobs.model(id).defaults.paints is not paints:  # a catalogue id too, never a path
-                what = "paints" if paints else "only enlarges"
-                raise Problem(422, "model_unknown", f"{place} must be a model that {what}", facts={"field": place})
+        for place, id in others_of(request):
+            _check_other(place, here.jobs.model(id))  # a catalogue id too, never a path
         if request.upscale.model is not None:
             check_size(request, here.jobs.model(request.upscale.model).defaults, limits)
         return await here.jobs.submit(request, caller.name, key, priority)
@@ -112,14 +111,25 @@ async def hand_in(here: Context, caller: User, request: ImageRequest, key: str |
         raise Problem(422, "request_refused", str(error)) from None
 
 
-def others_of(request: ImageRequest) -> Iterator[tuple[str, str, bool]]:
-    """The models that a request names beside its own: where, which, and whether they must paint."""
+def others_of(request: ImageRequest) -> Iterator[tuple[str, str]]:
+    """The models that a request names beside its own: where, and which."""
     named = (
-        ("refiner.model", request.refiner.model, True),
-        ("hires.model", request.hires.model, False),
-        ("upscale.model", request.upscale.model, False),
+        ("refiner.model", request.refiner.model),
+        ("hires.model", request.hires.model),
+        ("upscale.model", request.upscale.model),
     )
-    yield from ((place, id, paints) for place, id, paints in named if id is not None)
+    yield from ((place, id) for place, id in named if id is not None)
+
+
+def _check_other(place: str, model: Model) -> None:
+    """`Problem` for a model that cannot do what it is named for there."""
+    serves, kind = {
+        "refiner.model": (model.defaults.paints, "that paints"),
+        "hires.model": (model.enlarges, "that only enlarges, or a latent x2 upscaler"),
+        "upscale.model": (not model.defaults.paints, "that only enlarges"),
+    }[place]
+    if not serves:
+        raise Problem(422, "model_unknown", f"{place} must be a model {kind}", facts={"field": place})
 
 
 async def finished(here: Context, http: Request, job: Job) -> Job:

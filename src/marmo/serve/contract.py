@@ -11,6 +11,9 @@ from typing import Literal, Protocol
 
 from marmo.request import Defaults, ImageRequest
 
+LATENT_UPSCALER = "sd-x2"
+"""The family of models that paint, and also double what another has painted."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
@@ -25,6 +28,11 @@ class Model:
     licence: str | None
     defaults: Defaults
     """Enough to resolve a request without the model itself."""
+
+    @property
+    def enlarges(self) -> bool:
+        """Whether a second pass may go through it."""
+        return not self.defaults.paints or self.family == LATENT_UPSCALER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +53,15 @@ class Task:
 @dataclass(frozen=True)
 class Ready:
     """The engine has come up, for the first time or again."""
+
+    models: tuple[Model, ...]
+    is_all: bool = True
+    """Whether these are all; if not, `Offered` follows."""
+
+
+@dataclass(frozen=True)
+class Offered:
+    """All models of an engine that came up before it knew them all."""
 
     models: tuple[Model, ...]
 
@@ -121,7 +138,7 @@ class Died:
     reason: str
 
 
-Report = Ready | Staged | Stepped | Previewed | Finished | Failed | Stopped | Died
+Report = Ready | Offered | Staged | Stepped | Previewed | Finished | Failed | Stopped | Died
 
 
 class Engine(Protocol):

@@ -22,6 +22,7 @@ from marmo.serve.contract import (
     Failed,
     Finished,
     Model,
+    Offered,
     Previewed,
     Ready,
     Report,
@@ -88,6 +89,8 @@ class Dispatcher:
         self.engine, self.storage, self.hub, self.clock, self.style = engine, storage, hub, clock, style
         self.schedule, self.forecast = Schedule(), Forecast()
         self.models: tuple[Model, ...] = ()
+        self.knows_all = False
+        """Whether the engine has told all of its models."""
         self.rows: dict[str, Waiting] = {}
         self.in_hand: dict[str, InHand] = {}
         self.counts: Counter[str] = Counter()
@@ -102,7 +105,14 @@ class Dispatcher:
     @property
     def is_ready(self) -> bool:
         """Whether the engine takes tasks."""
-        return self._is_ready and bool(self.models)
+        return self.trouble is None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the engine takes no tasks."""
+        if not self._is_ready:
+            return "no worker is ready"
+        return None if self.models else "none of the models can be used; the log says why"
 
     def start(self) -> None:
         """Bring the engine up and begin to hand out."""
@@ -187,7 +197,9 @@ class Dispatcher:
             self.storage.note(error)
 
     def _fits(self, entry: Entry) -> bool:
-        """Whether the engine has room; a job that was there when a worker died runs alone."""
+        """Whether the engine has its models and room; a job that was there when a worker died runs alone."""
+        if not self.knows_all and not named_models(self._requests[entry.job]) <= {model.id for model in self.models}:
+            return False  # they may yet be found
         beside = [hand for hand in self.in_hand.values() if hand.phase != "ending"]
         if any(hand.row.crashes for hand in beside) or (beside and self.rows[entry.job].crashes):
             return False
@@ -257,8 +269,11 @@ class Dispatcher:
 
     def _receive(self, report: Report) -> None:
         match report:
-            case Ready(models):
-                self.models, self._is_ready = models, True
+            case Ready(models, is_all):
+                self.models, self.knows_all, self._is_ready = models, is_all, True
+                self._wake.set()
+            case Offered(models):
+                self.models, self.knows_all = models, True
                 self._wake.set()
             case Died(attempts, reason):
                 self._is_ready = False
@@ -353,3 +368,9 @@ class Dispatcher:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             task.get_loop().call_exception_handler({"message": "the queue has a defect", "exception": error})
+
+
+def named_models(request: ImageRequest) -> set[str]:
+    """The ids in a request of models that are offered; an autoencoder never is."""
+    ids = (request.model, request.refiner.model, request.hires.model, request.upscale.model)
+    return {id for id in ids if id is not None}

@@ -17,7 +17,19 @@ from queue import Empty, SimpleQueue
 from threading import Event, Thread
 
 from marmo.request import ImageRequest
-from marmo.serve.contract import Died, Failed, Finished, Previewed, Ready, Report, Staged, Stepped, Stopped, Task
+from marmo.serve.contract import (
+    Died,
+    Failed,
+    Finished,
+    Offered,
+    Previewed,
+    Ready,
+    Report,
+    Staged,
+    Stepped,
+    Stopped,
+    Task,
+)
 from marmo.serve.messages import Began, Cancel, Close, Ended, Idle, Setup, Tight
 from marmo.serve.pace import USUAL, Pace, Patience
 from marmo.serve.process import Process
@@ -175,6 +187,8 @@ class LocalEngine:
                 for task in self._waiting.values():
                     self._hand_over(task)
                 self._waiting.clear()
+            case Offered():
+                self.reports.put(message)
             case Began():
                 self._give_up_at = time.monotonic() + self._pace.patience(message.operation)
             case Ended():

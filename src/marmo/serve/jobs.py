@@ -253,20 +253,25 @@ class Jobs:
         return tuple(model for model in self._line.models if not model.defaults.paints)
 
     def model(self, id: str | None = None) -> Model:
-        """Any of both, by default the first that paints; raises `UnknownModel`, and `Unready` while there is none."""
+        """Any of both, by default the first that paints.
+
+        Raises `UnknownModel`, and `Unready` while there is none or this one may yet be found.
+        """
         known = (*self.models, *self.upscalers)
         if not known or (id is None and not self.models):
             raise Unready("no model is ready yet")
         for model in known:
             if id in (None, model.id):
                 return model
+        if not self._line.knows_all:
+            raise Unready("the models are still being read; try again")
         raise UnknownModel(f"there is no model {str(id)[:100]!r}; there are {', '.join(m.id for m in known)}")
 
     def health(self) -> Health:
         """Whether new jobs would be taken and painted."""
         reasons = [
             *(["the server is closing"] if self._line.is_draining else []),
-            *([] if self._line.is_ready else ["no worker is ready"]),
+            *([self._line.trouble] if self._line.trouble else []),
             *([self._storage.trouble] if self._storage.trouble else []),
         ]
         return Health(not reasons, tuple(reasons))

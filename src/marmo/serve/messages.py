@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from marmo.serve.contract import Failed, Finished, Previewed, Ready, Staged, Stepped, Stopped, Task
+from marmo.serve.contract import Failed, Finished, Offered, Previewed, Ready, Staged, Stepped, Stopped, Task
 from marmo.serve.frames import Vocabulary
 
 Kind = Literal["opening", "encoding", "step", "decoding", "enlarging"]
@@ -76,5 +76,5 @@ class Idle:
 
 TO_WORKER = Vocabulary((Setup, Task, Cancel, Close))
 FROM_WORKER = Vocabulary(
-    (Ready, Staged, Stepped, Previewed, Finished, Failed, Stopped, Began, Ended, Tight, Idle),
+    (Ready, Offered, Staged, Stepped, Previewed, Finished, Failed, Stopped, Began, Ended, Tight, Idle),
 )

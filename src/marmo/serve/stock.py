@@ -5,7 +5,7 @@ A model is named by its id; where it lies, nobody outside learns.
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Generator, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -84,10 +84,16 @@ class Stock:
         self._texts = Cache[Hashable, Encoded](int(limit * TEXT_SHARE))
         self._serial = count()
 
-    def offers(self) -> Iterator[Model | Unusable]:
-        """What can be painted with, and what the user should know of the rest; reads headers, and files it never saw
-        whole, for their hashes."""
-        for id, path in self._paths.items():
+    def add(self, models: Mapping[str, Path]) -> Iterator[Model | Unusable]:
+        """More models, beside those that have these ids already; what `offers` says of them.  From any thread."""
+        new = {id: path for id, path in models.items() if id not in self._paths}
+        self._paths = {**self._paths, **new}
+        return self.offers(new)
+
+    def offers(self, ids: Iterable[str] | None = None) -> Iterator[Model | Unusable]:
+        """What can be painted with, and what the user should know of the rest, of these or of all; reads headers, and
+        files it never saw whole, for their hashes."""
+        for id, path in [(id, self._paths[id]) for id in (self._paths if ids is None else ids)]:
             try:
                 with self._blaming(id):
                     yield _offer(id, path)

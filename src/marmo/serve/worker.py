@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -21,7 +22,7 @@ from marmo import catalog
 from marmo.pipelines.card import LANCZOS
 from marmo.serve import troubles
 from marmo.serve.batching import Batch
-from marmo.serve.contract import Ready, Stopped, Task
+from marmo.serve.contract import Model, Offered, Ready, Stopped, Task
 from marmo.serve.messages import FROM_WORKER, TO_WORKER, Cancel, Close, Idle, Setup
 from marmo.serve.outbox import Outbox
 from marmo.serve.stock import Stock, Unusable
@@ -117,25 +118,40 @@ def _stock(setup: Setup, outbox: Outbox) -> Stock:
         torch.set_num_threads(setup.threads)
     models = {id: Path(path) for id, path in setup.models}
     if setup.upscalers:
-        models = {**_upscalers(), **models}
+        models = {**models, LANCZOS.name: models.get(LANCZOS.name, LANCZOS.path)}
     preview = None if setup.preview is None else Path(setup.preview)
     stock = Stock(models, setup.device, setup.dtype, preview, setup.cache_bytes)
-    offers = list(stock.offers())
-    for offer in offers:
-        if isinstance(offer, Unusable):
-            print(f"marmo worker: {offer}", file=sys.stderr)
-    outbox.put(Ready(tuple(offer for offer in offers if not isinstance(offer, Unusable))))
+    known = _usable(stock.offers())
+    outbox.put(Ready(known, is_all=not setup.upscalers))
+    if setup.upscalers:
+        Thread(target=offer_library, args=(stock, known, outbox.put), name="library", daemon=True).start()
     return stock
 
 
-def _upscalers() -> dict[str, Path]:
-    """What enlarges pictures and is at hand anyway, by id; a library that cannot be read costs only that."""
-    found = {LANCZOS.name: LANCZOS.path}
+def offer_library(stock: Stock, known: Sequence[Model], tell: Callable[[Offered], None]) -> None:
+    """Add the upscalers of the library, which may be large and slow to read; one that cannot be read costs only that.
+
+    Args:
+        known: what was offered before.
+    """
+    found: tuple[Model, ...] = ()
     try:
-        found |= {model.id: model.path for model in catalog.models() if model.use == "upscale"}
+        found = _usable(stock.add({model.id: model.path for model in catalog.models() if model.use == "upscale"}))
     except (OSError, ValueError) as error:
         print(f"marmo worker: the library's upscalers are left out: {error}", file=sys.stderr)
-    return found
+    finally:
+        tell(Offered((*known, *found)))
+
+
+def _usable(offers: Iterable[Model | Unusable]) -> tuple[Model, ...]:
+    """Those that are; of the others the log hears."""
+    models: list[Model] = []
+    for offer in offers:
+        if isinstance(offer, Unusable):
+            print(f"marmo worker: {offer}", file=sys.stderr)
+        else:
+            models.append(offer)
+    return tuple(models)
 
 
 def _read(source: BinaryIO, inbox: SimpleQueue[object]) -> None:

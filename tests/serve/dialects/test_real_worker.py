@@ -1,6 +1,7 @@
 """The clients before a real worker process and a real model of toy size: they get what Marmo paints."""
 
 import base64
+import time
 from collections.abc import Generator
 from io import BytesIO
 from pathlib import Path
@@ -41,6 +42,10 @@ def server(stand_in: Path, own_cache: Path, tmp_path_factory: pytest.TempPathFac
     models = (("stand-in", str(stand_in)),)
     engine = LocalEngine(Setup(models=models, device="cpu", dtype="float32", threads=1, upscalers=True))
     with serving(tmp_path_factory.mktemp("served"), engine) as served:
+        until = time.monotonic() + 120
+        while len(served.jobs.upscalers) < 3:  # the library is read beside the work
+            assert time.monotonic() < until, served.jobs.upscalers
+            time.sleep(0.05)
         yield served
     for path in found:
         path.unlink()
