@@ -208,6 +208,8 @@ def events(database: Database, id: str, owner: str | None, after: int) -> tuple[
     job = get(database, id, owner)
     number = cast(int, database.execute("SELECT number FROM jobs WHERE id = ?", (id,))[0][0])
     found = [event for event in _events(database, number, id, after >> PLACES) if event.seq > after]
+    if any(event.ends for event in found):
+        job = get(database, id, owner)  # it may have ended between the two readings
     return job, [replace(event, images=job.images) if event.kind == "succeeded" else event for event in found]
 
 
