@@ -3,6 +3,9 @@
 import asyncio
 import base64
 import json
+import sqlite3
+from collections.abc import Callable, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -10,7 +13,9 @@ import pytest
 from PIL import Image
 
 from marmo.request import ImageRequest
+from marmo.serve import rows
 from marmo.serve.contract import Offered, Task
+from marmo.serve.disk import Row, Value
 from marmo.serve.job import ImageQuery, JobEvent, JobQuery, KeyConflict, Unknown, UnknownModel, Unready
 from marmo.serve.jobs import Jobs
 from tests.serve.queues import FOX, SMALL, in_loop, ready, saying, until, until_state
@@ -329,3 +334,40 @@ async def test_without_a_model_it_says_so(tmp_path: Path) -> None:
     async with jobs.opened():
         await until(lambda: any("none of the models can be used" in reason for reason in jobs.health().reasons))
         assert not jobs.health().ready
+
+
+class Slow:
+    """A reader for whom something happens after the first look."""
+
+    def __init__(self, journal: Path, meanwhile: Callable[[], None]) -> None:
+        self.connection = sqlite3.connect(journal, check_same_thread=False)
+        self.meanwhile, self.looks = meanwhile, 0
+
+    def execute(self, sql: str, values: Sequence[Value] = ()) -> list[Row]:
+        self.looks += 1
+        if self.looks == 2:
+            self.meanwhile()
+        return self.connection.execute(sql, values).fetchall()
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+@pytest.mark.long
+@in_loop
+async def test_a_job_that_ends_while_it_is_read_has_ended(tmp_path: Path) -> None:
+    engine = ToyEngine()
+    engine.go.clear()
+    async with ready(tmp_path, engine) as jobs:
+        job = await jobs.submit(FOX, "ann")
+        await until_state(jobs, job.id, "running")
+        loop = asyncio.get_running_loop()
+
+        def end() -> None:
+            engine.go.set()
+            asyncio.run_coroutine_threadsafe(until_state(jobs, job.id, "succeeded"), loop).result(30)
+
+        read = partial(rows.events, Slow(tmp_path / "jobs.sqlite", end), job.id, None, 0)
+        known, past = await asyncio.to_thread(read)
+        assert past[-1].kind == "succeeded" and known.state == "succeeded"
+        assert past[-1].images == known.images and known.images
