@@ -21,6 +21,9 @@ def test_ten_kills_of_a_server_lose_nothing(tmp_path: Path) -> None:
     assert figures["quarantined"] == 0, "no worker died that the server outlived"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ten_kills_of_server_or_worker_lose_nothing(tmp_path: Path, stand_in: Path) -> None:
-    campaign(lambda data: marmo_serve(stand_in, data), tmp_path, 10, 0, ["server", "worker"])
+    figures = campaign(lambda data: marmo_serve(stand_in, data), tmp_path, 10, 0, ["server", "worker"])
+    assert figures["kills of the server"] > 0 and figures["kills of the worker"] > 0
+    assert figures["kills of the server"] + figures["kills of the worker"] == 10
+    assert figures["succeeded"] > 0 and figures["jobs acknowledged"] > 10
