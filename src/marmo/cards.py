@@ -86,7 +86,8 @@ def latent_card(checkpoint: Checkpoint) -> LatentCard:
     family = FAMILIES[checkpoint.kind.name]
     towers = tuple(_towers(checkpoint, family, pools=unet.vector_width > 0))
     told = _told(checkpoint.path, unet, towers)
-    _check_fit(checkpoint.path, towers, unet, vae, _tokenizer(checkpoint))
+    tokenizer = _tokenizer(checkpoint)
+    _check_fit(checkpoint.path, towers, unet, vae, tokenizer)
     target = checkpoint.kind.target or target_from_json(checkpoint.scheduler)
     betas = betas_from_json(checkpoint.scheduler)
     if target == "eps" and betas.zero_snr:
@@ -102,7 +103,7 @@ def latent_card(checkpoint: Checkpoint) -> LatentCard:
         vae=vae,
         weights={slot: part.tensors for slot, part in checkpoint.parts.items()},
         told=told,
-        tokenizer=_tokenizer(checkpoint),
+        tokenizer=tokenizer,
         betas=betas,
         target=target,
         defaults=_defaults(checkpoint, family, target, betas.zero_snr, unet, vae),
@@ -187,29 +188,20 @@ def _towers(checkpoint: Checkpoint, family: Family, pools: bool) -> Iterator[Tow
             yield TowerCard(
                 slot=slot,
                 config=part.config,
-                pad=_pad(checkpoint, slot),
+                pad=checkpoint.tokenizer(slot).pad,
                 final_norm=family.final_norm,
                 pools=pools and (part.config.embed_width is not None or family.pools_states),
             )
 
 
-def _tokenizer(checkpoint: Checkpoint) -> Path | None:
-    """The folder's own tokenizer, which all its text encoders must share but for the padding."""
-    folders = list(checkpoint.tokenizers.values())
-    for other in folders[1:]:
-        first, second = (ClipTokenizer.from_folder(folder).backend.get_vocab() for folder in (folders[0], other))
+def _tokenizer(checkpoint: Checkpoint) -> ClipTokenizer:
+    """The model's own tokenizer, which all its text encoders must share but for the padding, else CLIP's."""
+    places = list(checkpoint.tokenizers.values())
+    for other in places[1:]:
+        first, second = (place.open().backend.get_vocab() for place in (places[0], other))
         if first != second:
-            raise ValueError(f"{folders[0]} and {other} know different words; they must be the same tokenizer")
-    return folders[0] if folders else None
-
-
-def _pad(checkpoint: Checkpoint, slot: Slot) -> int:
-    """The folder's own padding, else that of the kind."""
-    assert checkpoint.kind is not None
-    if slot not in checkpoint.tokenizers:
-        pad = checkpoint.kind.places[slot].pad
-        return clip_tokenizer().pad if pad is None else pad
-    return ClipTokenizer.from_folder(checkpoint.tokenizers[slot]).pad
+            raise ValueError(f"{places[0].path} and {other.path} know different words; they must be the same tokenizer")
+    return places[0].open() if places else clip_tokenizer()
 
 
 def _told(path: Path, unet: DenoiserConfig, towers: Sequence[TowerCard]) -> ToldKind:
@@ -235,7 +227,7 @@ def _told(path: Path, unet: DenoiserConfig, towers: Sequence[TowerCard]) -> Told
 
 
 def _check_fit(
-    path: Path, towers: Sequence[TowerCard], unet: DenoiserConfig, vae: VAEConfig, tokenizer: Path | None
+    path: Path, towers: Sequence[TowerCard], unet: DenoiserConfig, vae: VAEConfig, tokenizer: ClipTokenizer
 ) -> None:
     """`ValueError` for networks that are each known and together are no text-to-image model."""
     try:
@@ -245,7 +237,7 @@ def _check_fit(
     width = sum(tower.config.width for tower in towers)
     if unet.context_width != width:
         raise ValueError(f"{path}: its unet reads texts {unet.context_width} wide, and its text encoder writes {width}")
-    words = (ClipTokenizer.from_folder(tokenizer) if tokenizer else clip_tokenizer()).vocab_size
+    words = tokenizer.vocab_size
     for tower in towers:
         if tower.config.vocab_size < words:
             raise ValueError(

@@ -5,7 +5,7 @@ import torch
 
 from marmo.diffusion.denoiser import Parametrisation, Target
 from marmo.diffusion.noise import COSINE, FLOW, SIGMA_CAP, STABLE_DIFFUSION, NoiseTable
-from marmo.diffusion.training import evenly, flow_levels, lesson, levels
+from marmo.diffusion.training import evenly, flow_levels, lesson, levels, middling
 
 TABLE = NoiseTable(STABLE_DIFFUSION)
 
@@ -85,6 +85,13 @@ def test_levels_are_met_equally_often():
     assert evenly(0, seed=1) != evenly(0, seed=2)
     sigmas = levels(TABLE, torch.tensor([0.0, 0.5, 0.9999999]))
     assert torch.equal(sigmas, TABLE.sigmas[[0, 500, 999]])
+
+
+def test_middling_shares_are_logit_normal():
+    shares = torch.tensor([middling(evenly(position, seed=3), 1.2) for position in range(4000)])
+    logits = (shares / (1 - shares)).log()
+    assert abs(logits.mean()) < 0.01 and abs(logits.std() - 1.2) < 0.01
+    assert 0 < middling(0.0, 1.2) < 1e-3 and middling(0.5, 1.2) == 0.5 and 1 - 1e-3 < middling(1.0, 1.2) < 1
 
 
 def test_a_flow_has_logit_normal_times():

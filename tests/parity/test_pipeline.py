@@ -20,7 +20,7 @@ import marmo
 from benchmarks.checkpoint import SIZES
 from marmo.pipelines.latent import LatentDiffusion
 from marmo.request import Guidance, ImageRequest
-from marmo.text.bpe import clip_tokenizer
+from marmo.text.bpe import ClipTokenizer, clip_tokenizer
 from marmo.weights.checkpoint import open_checkpoint
 from marmo.weights.export import write_folder, write_single_file
 from marmo.weights.maps.clip_config import text_config_to_json
@@ -312,3 +312,33 @@ def test_diffusers_paints_with_what_we_write(
     pipeline.set_progress_bar_config(disable=True)
     for mine, before in zip(theirs(pipeline, DDIM), theirs(peer, DDIM), strict=True):
         assert np.array_equal(np.asarray(mine), np.asarray(before))
+
+
+def test_a_model_of_ones_own_in_a_single_file(tmp_path: Path):
+    """Heads, groups, scale, words, length and noise that no name or shape tells; diffusers takes them from a folder."""
+    tokenizer = ClipTokenizer.from_merges([("a", "b</w>"), ("r", "e"), ("re", "d</w>")])
+    tokenizer.save(tmp_path / "words", 16)
+    text = replace(TOY["text"], vocab_size=tokenizer.vocab_size, context_length=16, num_heads=2)
+    unet = replace(TOY["unet"], num_heads=(2, 4), num_groups=16)
+    vae = replace(TOY["vae"], num_groups=16, latent_scale=0.4)
+    noise = {"prediction_type": "v_prediction", "beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02}
+    case = replace(DDIM, options=DDIM.options | noise)
+    pipeline = peers.StableDiffusionPipeline(
+        text_encoder=drawn(transformers.CLIPTextModel(transformers.CLIPTextConfig(**text_config_to_json(text))), 1),
+        tokenizer=transformers.CLIPTokenizer.from_pretrained(tmp_path / "words"),
+        unet=drawn(peers.UNet2DConditionModel.from_config(unet_to_json(unet)), 2),
+        vae=drawn(peers.AutoencoderKL.from_config(vae_to_json(vae)), 3),
+        scheduler=scheduler(case),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(tmp_path / "folder")
+    again = from_single_file(tmp_path / "folder", tmp_path)
+    for one in (pipeline, again):
+        one.set_progress_bar_config(disable=True)
+    wanted = theirs(pipeline, case)
+    for mine, before in zip(theirs(again, case), wanted, strict=True):
+        assert np.array_equal(np.asarray(mine), np.asarray(before))
+    model = marmo.load(tmp_path / "ours.safetensors", device="cpu", dtype="float32")
+    assert_same(ours(model, case), wanted)

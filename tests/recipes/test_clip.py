@@ -20,7 +20,7 @@ from marmo.models.clip_vision import ClipVisionConfig
 from marmo.recipes import tokenizer as tokenizer_recipe
 from marmo.recipes.clip import Config, accuracy, build, main, sigmoid_loss, softmax_loss, tiny
 from marmo.recipes.tokenizer import main as learn_tokenizer
-from marmo.text.bpe import clip_tokenizer
+from marmo.text.bpe import TokenizerPlace, clip_tokenizer
 from marmo.text.prompt import tokenize
 from marmo.weights.checkpoint import open_checkpoint
 from marmo.weights.export import write_folder, write_single_file
@@ -134,22 +134,23 @@ RESNET = ClipResNetConfig(width=8, depths=(1, 1, 1, 1), embed_width=32, image_si
 @pytest.mark.long
 @pytest.mark.parametrize("image", [None, RESNET], ids=["transformer", "resnet"])
 def test_a_tokenizer_of_its_own_goes_with_it(tmp_path, own_tokenizer, image):
-    """Into the folder, back out of it, and through 8 bits."""
+    """Into the folder, back out of it, into a single file, and through 8 bits."""
     config = own(tmp_path, own_tokenizer, image)
     path = main(config, shape)
     checkpoint = open_checkpoint(path)
-    assert checkpoint.parts["clip"].config == config.model and checkpoint.tokenizer == path
+    assert checkpoint.parts["clip"].config == config.model and checkpoint.tokenizers == {"clip": TokenizerPlace(path)}
     assert (path / "merges.txt").read_bytes() == (own_tokenizer / "merges.txt").read_bytes()
     again = build(replace(small(tmp_path), model=VIT_B_32, from_=path)).clip
     assert again.config == config.model
     before = (path / "model.safetensors").read_bytes()
     assert main(replace(config, images=24), shape) == path and (path / "model.safetensors").read_bytes() != before
-    with pytest.raises(ValueError, match="a tokenizer of its own with 540 tokens"):
-        write_single_file(checkpoint, tmp_path / "one.safetensors")
     checkpoint = open_checkpoint(path)
     write_folder(checkpoint, tmp_path / "int8", torch.int8)
+    write_single_file(checkpoint, tmp_path / "one.safetensors")
     evaluator, whole = load_evaluator(tmp_path / "int8"), load_evaluator(path)
     pictures = torch.stack([((shape(index)[0] + 1) * 127.5).byte() for index in range(4)])
+    single = load_evaluator(tmp_path / "one.safetensors")
+    assert torch.allclose(single.fit(pictures, CAPTIONS), whole.fit(pictures, CAPTIONS), atol=1e-5)
     assert (evaluator.fit(pictures, CAPTIONS) - whole.fit(pictures, CAPTIONS)).abs().max() < 0.05
     assert evaluator.fit(pictures, ["a"]).shape == (4, 1)
 

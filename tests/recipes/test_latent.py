@@ -118,6 +118,7 @@ ACTS: dict[str, object] = {
     "noise": "linear",
     "zero_snr": False,
     "min_snr": 1.0,
+    "spread": 1.0,
     "dropout": 0.9,
     "text_lr": 0.5,
     "batch_size": 8,

@@ -19,6 +19,7 @@ from marmo.models.clip_text import VIT_BIGG_14_TEXT, VIT_L_14_TEXT, ClipTextConf
 from marmo.models.clip_vision import ClipVisionConfig
 from marmo.models.tiny_decoder import TAESD
 from marmo.models.vae import KL_F8
+from marmo.text.bpe import TokenizerPlace
 from marmo.weights import kinds
 from marmo.weights.checkpoint import Checkpoint, network_of, open_checkpoint
 from marmo.weights.forms import Network, NetworkConfig, expected, recognise, written
@@ -136,7 +137,7 @@ def test_a_folder_holds_the_same(stand_in: Path, stand_in_folder: Path):
         "unet/diffusion_pytorch_model.safetensors",
         "vae/diffusion_pytorch_model.safetensors",
     }
-    assert checkpoint.tokenizers == {"text": stand_in_folder / "tokenizer"}
+    assert checkpoint.tokenizers == {"text": TokenizerPlace(stand_in_folder / "tokenizer")}
     assert checkpoint.scheduler["prediction_type"] == "epsilon"
     assert checkpoint.metadata == open_checkpoint(stand_in).metadata
     assert_same(checkpoint, open_checkpoint(stand_in))

@@ -15,7 +15,9 @@ from marmo.models.clip_resnet import ClipResNetConfig
 from marmo.models.clip_text import ClipTextConfig
 from marmo.models.clip_vision import ClipVisionConfig
 from marmo.models.tiny_decoder import TAESD
+from marmo.text.bpe import ClipTokenizer, TokenizerPlace, clip_tokenizer
 from marmo.weights.checkpoint import Checkpoint, open_checkpoint
+from marmo.weights.enclosed import KEY
 from marmo.weights.export import write_folder, write_single_file
 from marmo.weights.forms import Network, NetworkConfig, expected, written
 from marmo.weights.keymap import to_theirs
@@ -189,27 +191,31 @@ def test_what_a_folder_cannot_hold_is_refused(tmp_path: Path, network: Network, 
     assert digests(tmp_path / "copy.safetensors") == digests(path)
 
 
-# What a single file cannot say
+# What names and shapes cannot tell
+
+
+def through_a_file(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
+    """A model that was written as a single file, as it is read again."""
+    write_single_file(checkpoint, folder / "single.safetensors")
+    return open_checkpoint(folder / "single.safetensors")
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("options", "said"),
+    "options",
     [
-        ({"prediction_type": "sample"}, "prediction_type sample"),
-        ({"beta_schedule": "linear", "beta_end": 0.02}, "beta_end 0.02, beta_schedule linear"),
-        ({"num_train_timesteps": 500}, "num_train_timesteps 500"),
+        {"prediction_type": "sample"},
+        {"beta_schedule": "linear", "beta_end": 0.02},
+        {"num_train_timesteps": 500},
     ],
 )
-def test_another_kind_of_noise_stays_in_a_folder(
-    checkpoint: Checkpoint, tmp_path: Path, options: dict[str, object], said: str
-):
+def test_another_kind_of_noise_is_enclosed(checkpoint: Checkpoint, tmp_path: Path, options: dict[str, object]):
     other = with_scheduler(checkpoint, **options)
-    with pytest.raises(ValueError, match=f"a single file cannot say what .* says: {said}.*; write a folder"):
-        write_single_file(other, tmp_path / "single.safetensors")
+    single = through_a_file(other, tmp_path)
+    assert single.scheduler == other.scheduler
     write_folder(other, tmp_path / "folder")
-    assert open_checkpoint(tmp_path / "folder").scheduler == other.scheduler
-    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    write_folder(single, tmp_path / "again")
+    assert digests(tmp_path / "again") == digests(tmp_path / "folder")
 
 
 @pytest.mark.long
@@ -258,33 +264,78 @@ def test_a_sampler_of_ones_own_is_no_obstacle(checkpoint: Checkpoint, stand_in: 
 
 
 @pytest.mark.long
-def test_an_activation_that_shapes_do_not_tell_stays_in_a_folder(checkpoint: Checkpoint, tmp_path: Path):
-    """It is read again as Stable Diffusion 2's, whose towers have one layer more than their folders."""
-    text = checkpoint.parts["text"]
-    gelu = replace(text, config=replace(text.config, activation="gelu"))
-    other = replace(checkpoint, parts={**checkpoint.parts, "text": gelu})
-    with pytest.raises(ValueError, match=r"cannot say what .* says: text\.activation gelu; write a folder"):
-        write_single_file(other, tmp_path / "single.safetensors")
-    write_folder(other, tmp_path / "folder")
-    read = open_checkpoint(tmp_path / "folder").parts["text"].config
-    assert read == replace(gelu.config, num_layers=3, num_cut=1)
+def test_configs_of_ones_own_are_enclosed(checkpoint: Checkpoint, tmp_path: Path):
+    text, unet, vae = (checkpoint.parts[slot] for slot in ("text", "unet", "vae"))
+    own = {
+        "text": replace(text, config=replace(text.config, activation="gelu")),
+        "unet": replace(unet, config=replace(unet.config, num_heads=(4, 2), num_groups=16)),
+        "vae": replace(vae, config=replace(vae.config, latent_scale=0.4, num_groups=16)),
+    }
+    single = through_a_file(replace(checkpoint, parts=own), tmp_path)
+    assert {slot: part.config for slot, part in single.parts.items()} == {
+        slot: part.config for slot, part in own.items()
+    }
+    assert single.kind == checkpoint.kind
+    alone = through_a_file(Checkpoint(tmp_path, "file", {"vae": own["vae"]}, ()), tmp_path)
+    assert alone.parts["vae"].config == own["vae"].config
 
 
 @pytest.mark.long
-def test_a_tokenizer_of_ones_own_stays_in_a_folder(checkpoint: Checkpoint, stand_in_folder: Path, tmp_path: Path):
-    """OpenCLIP pads with 0, which is `!`."""
-    tokenizer = tmp_path / "tokenizer"
-    tokenizer.mkdir()
-    for path in (stand_in_folder / "tokenizer").iterdir():
-        (tokenizer / path.name).write_bytes(path.read_bytes())
-    specials = tokenizer / "special_tokens_map.json"
-    specials.write_text(json.dumps(json.loads(specials.read_text()) | {"pad_token": "!"}))
-    other = replace(checkpoint, tokenizers={"text": tokenizer})
-    with pytest.raises(ValueError, match="padding text with token 0"):
-        write_single_file(other, tmp_path / "single.safetensors")
-    write_folder(other, tmp_path / "folder")
-    written_map = json.loads((tmp_path / "folder" / "tokenizer" / "special_tokens_map.json").read_text())
-    assert written_map["pad_token"]["content"] == "!"
+def test_a_tokenizer_of_ones_own_is_enclosed(checkpoint: Checkpoint, tmp_path: Path):
+    """OpenCLIP pads with 0, which is `!`; a model that was trained from nothing has other merges."""
+    padded = replace(clip_tokenizer(), pad=0)
+    trained = ClipTokenizer.from_merges([("a", "b</w>"), ("ç", "Ĩ")])
+    for name, tokenizer in {"padded": padded, "trained": trained}.items():
+        tokenizer.save(tmp_path / name)
+        other = replace(checkpoint, tokenizers={"text": TokenizerPlace(tmp_path / name)})
+        single = through_a_file(other, tmp_path)
+        assert single.tokenizer("text").to_json() == tokenizer.to_json()
+        write_folder(single, tmp_path / f"{name} again")
+        write_folder(other, tmp_path / f"{name} folder")
+        assert digests(tmp_path / f"{name} again") == digests(tmp_path / f"{name} folder")
+
+
+def test_what_is_told_is_not_enclosed(checkpoint: Checkpoint, stand_in_folder: Path, tmp_path: Path):
+    """Also where an earlier file had to enclose it."""
+    other = with_scheduler(checkpoint, prediction_type="sample")
+    told = write_single_file(other, tmp_path / "own.safetensors")
+    assert told and told.sentence() == (
+        "names and shapes cannot tell the noise it was trained on: only Marmo reads that in the file"
+    )
+    usual = replace(open_checkpoint(tmp_path / "own.safetensors"), scheduler={})
+    assert not write_single_file(usual, tmp_path / "usual.safetensors")
+    assert KEY in open_file(tmp_path / "own.safetensors").metadata
+    assert KEY not in open_file(tmp_path / "usual.safetensors").metadata
+    write_folder(open_checkpoint(tmp_path / "own.safetensors"), tmp_path / "folder")
+    assert KEY not in (tmp_path / "folder" / "marmo.json").read_text()
+
+
+HOSTILE = {
+    "no JSON": "{",
+    "a list": "[]",
+    "a number for configs": '{"configs": 1}',
+    "a number for a config": '{"configs": {"unet": 1}}',
+    "an empty config": '{"configs": {"unet": {}}}',
+    "a huge network": '{"configs": {"unet": {"block_out_channels": [1e9, 1e9]}}}',
+    "a list for a scheduler": '{"scheduler": []}',
+    "a tokenizer without merges": '{"tokenizers": {"text": {"pad": 0}}}',
+    "a merge of three": '{"tokenizers": {"text": {"merges": ["a b c"], "pad": 0}}}',
+    "a merge of numbers": '{"tokenizers": {"text": {"merges": [1], "pad": 0}}}',
+    "a merge of strangers": '{"tokenizers": {"text": {"merges": ["no such"], "pad": 0}}}',
+    "a padding beyond": '{"tokenizers": {"text": {"merges": ["a b"], "pad": 100000}}}',
+    "no padding": '{"tokenizers": {"text": {"merges": ["a b"]}}}',
+    "a key twice": '{"configs": {}, "configs": {}}',
+}
+
+
+@pytest.mark.parametrize("said", HOSTILE.values(), ids=HOSTILE)
+def test_what_a_stranger_encloses_is_refused_in_a_sentence(stand_in: Path, tmp_path: Path, said: str):
+    path = tmp_path / "strange.safetensors"
+    whole = open_file(stand_in)
+    write(path, whole, {**whole.metadata, KEY: said})
+    with pytest.raises(ValueError, match=r"strange\.safetensors") as raised:
+        open_checkpoint(path).tokenizer("text")
+    assert "\n" not in str(raised.value)
 
 
 # Accidents

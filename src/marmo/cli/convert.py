@@ -60,7 +60,9 @@ class Convert:
 
         checkpoint = open_checkpoint(self.source, self.variant, files.open)
         if self.target.suffix == ".safetensors":
-            write_single_file(checkpoint, self.target, dtype)
+            enclosed = write_single_file(checkpoint, self.target, dtype)
+            if enclosed:
+                print(f"marmo: {enclosed.sentence()}; for other programs write a folder", file=sys.stderr)
         else:
             shard = sys.maxsize if self.shard_gb is None else round(self.shard_gb * 1e9)
             write_folder(checkpoint, self.target, dtype, shard, self.as_variant)

@@ -13,6 +13,7 @@ Shapes: B batch, C channels, H W height and width.
 """
 
 import math
+from statistics import NormalDist
 from typing import NamedTuple
 
 import torch
@@ -58,6 +59,16 @@ def evenly(position: int, seed: int) -> float:
     noisy (Kingma et al. 2021, "Variational Diffusion Models", appendix I.1).
     """
     return (position * GOLDEN + (seed * 0.754877666) % 1) % 1
+
+
+def middling(share: float, spread: float) -> float:
+    """A share in (0, 1), one of logit-normal ones, for one of even ones (Esser et al. 2024, equation 19).
+
+    Args:
+        spread: the standard deviation; below 1.6 the middle comes more often than the ends.
+    """
+    normal = NormalDist().inv_cdf(min(max(share, 1e-9), 1 - 1e-9))
+    return 1 / (1 + math.exp(-spread * normal))
 
 
 def levels(table: NoiseTable, shares: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from marmo.models.clip import Clip, ClipConfig, preprocess
 from marmo.nn.blueprint import blueprint
-from marmo.text.bpe import ClipTokenizer, clip_tokenizer
+from marmo.text.bpe import ClipTokenizer
 from marmo.text.prompt import tokenize
 from marmo.weights.checkpoint import open_checkpoint
 from marmo.weights.keymap import fill
@@ -66,5 +66,4 @@ def load_evaluator(path: Path | None = None, device: torch.device | str = "cpu")
     with blueprint():
         clip = Clip(part.config)
     fill(clip, part.tensors, torch.float32, torch.device(device))
-    folder = checkpoint.tokenizer
-    return Evaluator(clip, clip_tokenizer() if folder is None else ClipTokenizer.from_folder(folder))
+    return Evaluator(clip, checkpoint.tokenizer("clip"))

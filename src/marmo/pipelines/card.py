@@ -15,6 +15,7 @@ from marmo.models.rrdb import RRDBConfig
 from marmo.models.srvgg import SRVGGConfig
 from marmo.models.vae import VAEConfig
 from marmo.request import Defaults
+from marmo.text.bpe import ClipTokenizer, clip_tokenizer
 from marmo.weights.fingerprint import file_hash
 from marmo.weights.kinds import DenoiserConfig, Slot, Task, task_of
 from marmo.weights.store import Tensors, from_state
@@ -111,8 +112,8 @@ class LatentCard(ModelCard):
     weights: Mapping[Slot, Tensors]
     """Of every tower, `unet` and `vae`."""
     told: ToldKind = "nothing"
-    tokenizer: Path | None = None
-    """A folder with a tokenizer of its own; none means CLIP's."""
+    tokenizer: ClipTokenizer = field(default_factory=clip_tokenizer)
+    """Its own, else CLIP's."""
     betas: Betas = STABLE_DIFFUSION
     target: Target = "eps"
     sigma_data: float = 1.0

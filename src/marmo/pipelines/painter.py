@@ -28,7 +28,6 @@ from marmo.pipelines.regions import Shares, shares
 from marmo.pipelines.residence import Part, Residence
 from marmo.pipelines.text_encoders import Encoded, TextEncoders, Tower
 from marmo.request import ImageRequest
-from marmo.text.bpe import ClipTokenizer, clip_tokenizer
 from marmo.text.emphasis import Emphasis
 from marmo.text.prompt import Chunk
 from marmo.weights.kinds import Slot
@@ -116,7 +115,7 @@ class Painter:
     ) -> None:
         self.card, self.device, self.dtype = card, device, dtype
         self.residence = Residence(device, dtype) if residence is None else residence
-        self.tokenizer = ClipTokenizer.from_folder(card.tokenizer) if card.tokenizer else clip_tokenizer()
+        self.tokenizer = card.tokenizer
         self.table = NoiseTable(card.betas)
         self.parametrisation = Parametrisation(card.target, self.table, card.sigma_data)
         with blueprint():

@@ -38,7 +38,7 @@ from marmo.models.clip_resnet import ClipResNetConfig
 from marmo.models.clip_text import ClipTextConfig
 from marmo.models.clip_vision import ClipVisionConfig
 from marmo.nn.transformer import PreNormBlock
-from marmo.text.bpe import ClipTokenizer, clip_tokenizer
+from marmo.text.bpe import ClipTokenizer, TokenizerPlace, clip_tokenizer
 from marmo.text.prompt import tokenize
 from marmo.train import ema, optim, ranks
 from marmo.train.run import Run, leave, start
@@ -46,6 +46,7 @@ from marmo.train.state import Learner, State
 from marmo.weights.checkpoint import Checkpoint, Part, open_checkpoint
 from marmo.weights.export import write_folder, write_single_file
 from marmo.weights.forms import written
+from marmo.weights.kinds import Slot
 from marmo.weights.store import from_state
 
 LARGEST_SCALE = 100.0  # Radford et al. 2021, section 2.5
@@ -215,10 +216,9 @@ def build(config: Config) -> Contrast:
 
 def tokenizer_of(config: Config) -> ClipTokenizer:
     """The one that is given, or that of the CLIP to begin with, or OpenAI's."""
-    folder = config.tokenizer
-    if folder is None and config.from_ is not None:
-        folder = open_checkpoint(config.from_).tokenizer
-    return clip_tokenizer() if folder is None else ClipTokenizer.from_folder(folder)
+    if config.tokenizer is not None:
+        return ClipTokenizer.from_folder(config.tokenizer)
+    return clip_tokenizer() if config.from_ is None else open_checkpoint(config.from_).tokenizer("clip")
 
 
 def loss(model: Contrast, pictures: Tensor, texts: Tensor, kind: Literal["softmax", "sigmoid"]) -> Tensor:
@@ -371,7 +371,8 @@ def _export(run: Run, model: nn.Module, tokenizer: ClipTokenizer) -> Path:
             shutil.rmtree(path)  # of this run when it was shorter
         if own:
             tokenizer.save(path, clip.config.text.context_length)
-        write(Checkpoint(path, "clip", {"clip": part}, (path,), tokenizers={"clip": path} if own else {}), path)
+        tokenizers: dict[Slot, TokenizerPlace] = {"clip": TokenizerPlace(path)} if own else {}
+        write(Checkpoint(path, "clip", {"clip": part}, (path,), tokenizers=tokenizers), path)
     return path
 
 

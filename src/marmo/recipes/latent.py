@@ -125,6 +125,8 @@ class Config:
     """The noise levels; scaled_linear by default"""
     zero_snr: bool | None = None
     """Whether nothing of the picture is left at the last one; not by default"""
+    spread: float | None = None
+    """Of logit-normal noise levels, of which the middle comes most often; without it all come equally often"""
     shift: float = 1.0
     """Of a flow's levels towards noise"""
     min_snr: float | None = None
@@ -187,6 +189,7 @@ def s_128() -> Config:
         target="v",
         noise="cosine",
         zero_snr=True,
+        spread=1.2,
         images=6_000_000,
         batch_size=1024,
         lr=3e-4,
@@ -235,6 +238,7 @@ def tiny() -> Config:
         data=None,
         concepts=None,
         easy_images=0,
+        spread=None,
         text_lr=0.0,
         size=32,
         held_out=16,
@@ -310,8 +314,10 @@ def training(config: Config) -> Training:
 
 
 def _flow(config: Config) -> Training:
-    if config.noise is not None or config.zero_snr:
-        raise ValueError("a flow has noise levels of its own, up to pure noise: leave out --noise and --zero-snr")
+    if config.noise is not None or config.zero_snr or config.spread is not None:
+        raise ValueError(
+            "a flow has noise levels of its own, up to pure noise: leave out --noise, --zero-snr and --spread"
+        )
     return Training("flow", FLOW)
 
 
@@ -342,7 +348,9 @@ def main(config: Config, source: Source | None = None, held: Source | None = Non
         run.restore(state)
 
         parametrisation = Parametrisation(taught.target, NoiseTable(taught.betas))
-        lessons = Lessons(parts, parametrisation, model.text is not None, config.shift, run.device, run.dtype)
+        lessons = Lessons(
+            parts, parametrisation, model.text is not None, config.shift, config.spread, run.device, run.dtype
+        )
         if source is None:
             data = _data(config, lessons, parts.vae.config.factor * model.unet.config.factor)
         else:

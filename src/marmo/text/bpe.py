@@ -109,11 +109,30 @@ class ClipTokenizer:
         _write_json(folder / "special_tokens_map.json", specials)
         _write_json(folder / "tokenizer_config.json", config)
 
+    def to_json(self) -> str:
+        """The merges in their order, and the token that fills up: all that makes this tokenizer."""
+        model = json.loads(self.backend.to_str())["model"]
+        return json.dumps({"merges": [" ".join(pair) for pair in model["merges"]], "pad": self.pad}, ensure_ascii=False)
+
     def _special_tokens(self) -> dict[str, dict[str, object]]:
         pad_text = self.backend.id_to_token(self.pad)
         contents = {"bos_token": START_TEXT, "eos_token": END_TEXT, "unk_token": END_TEXT, "pad_token": pad_text}
         flags = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
         return {role: {"content": content, **flags} for role, content in contents.items()}
+
+
+@dataclass(frozen=True)
+class TokenizerPlace:
+    """Where a tokenizer of a model's own stands; opened when it is asked for, and then kept."""
+
+    path: Path
+    """A folder with the files of one, or the file whose metadata says it"""
+    said: str | None = field(default=None, repr=False)
+    """By that metadata, as `ClipTokenizer.to_json` does."""
+
+    def open(self) -> ClipTokenizer:
+        """`ValueError`, in one sentence, for a tokenizer that is damaged or not of CLIP's form."""
+        return ClipTokenizer.from_folder(self.path) if self.said is None else _open_said(self.path, self.said)
 
 
 @cache
@@ -130,6 +149,19 @@ def _open(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> ClipTokeniz
     merges, vocab = _read_merges(folder)
     _refuse_added_tokens(folder, vocab)
     return ClipTokenizer(_build(merges, vocab), _read_pad(folder, vocab))
+
+
+@lru_cache(maxsize=4)
+def _open_said(path: Path, said: str) -> ClipTokenizer:
+    """The tokenizer that a file's metadata says."""
+    content = _parse(path, said)
+    merges = _as_merges(path, _as_list(path, content.get("merges")))
+    vocab = _number(merges)
+    pad = content.get("pad")
+    if not _is_complete(vocab, merges) or not isinstance(pad, int) or not 0 <= pad < len(vocab):
+        form = "merges of bytes and of earlier merges, and a token that fills up"
+        raise ValueError(f"{path} says a tokenizer that is not of CLIP's form: {form}")
+    return ClipTokenizer(_build(merges, vocab), pad)
 
 
 def _build(merges: list[Pair], vocab: dict[str, int]) -> Tokenizer:
@@ -171,11 +203,15 @@ def _read_merges(folder: Path) -> tuple[list[Pair], dict[str, int]]:
     """The merges of a folder and its vocabulary, which must be CLIP's numbering of them."""
     path, vocab, merges = _read_model(folder)
     known = _number(merges)
-    complete = len(known) == NUM_FIXED + len(merges) and known.keys() >= set(chain.from_iterable(merges))
-    if vocab != known or not complete:
+    if vocab != known or not _is_complete(known, merges):
         allowed = f"256 bytes, the same with </w>, the {len(merges)} merges, start and end, in this order"
         raise ValueError(f"{path} is not a vocabulary of CLIP's form, which numbers {allowed}")
     return merges, known
+
+
+def _is_complete(known: Mapping[str, int], merges: Sequence[Pair]) -> bool:
+    """Whether every merge makes a symbol of its own, out of symbols that there are."""
+    return len(known) == NUM_FIXED + len(merges) and known.keys() >= set(chain.from_iterable(merges))
 
 
 def _read_model(folder: Path) -> tuple[Path, object, list[Pair]]:
@@ -188,7 +224,12 @@ def _read_model(folder: Path) -> tuple[Path, object, list[Pair]]:
 
 
 def _read_merge_lines(path: Path) -> list[Pair]:
-    pairs = [tuple(line.split(" ")) for line in _read_text(path).splitlines() if not line.startswith("#version")]
+    return _as_merges(path, [line for line in _read_text(path).splitlines() if not line.startswith("#version")])
+
+
+def _as_merges(path: Path, lines: Sequence[object]) -> list[Pair]:
+    """`a b`, a line each."""
+    pairs = [tuple(str(line).split(" ")) for line in lines]
     wrong = next((pair for pair in pairs if len(pair) != 2), None)
     if wrong is not None:
         raise _no_merge(path, list(wrong))
@@ -226,7 +267,10 @@ def _read_pad(folder: Path, vocab: dict[str, int]) -> int:
 
 
 def _read_json(path: Path) -> dict[str, object]:
-    text = _read_text(path)
+    return _parse(path, _read_text(path))
+
+
+def _parse(path: Path, text: str) -> dict[str, object]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -20,7 +20,7 @@ from marmo.models.clip import Clip, ClipConfig
 from marmo.models.clip_text import ClipText, ClipTextConfig
 from marmo.models.unet import UNet, UNetConfig
 from marmo.models.vae import VAE, Moments, VAEConfig
-from marmo.text.bpe import ClipTokenizer, clip_tokenizer
+from marmo.text.bpe import ClipTokenizer, TokenizerPlace
 from marmo.text.prompt import tokenize
 from marmo.weights.checkpoint import DEFAULTS_KEY, Checkpoint, Part, open_checkpoint
 from marmo.weights.export import write_folder
@@ -82,7 +82,7 @@ def found(model: Path | None, vae: Path | None, clip: Path | None) -> Parts:
     text, slot = _text(words)
     # by this a reader of the folder tells which layer the U-Net reads
     kind = SD2 if text.config.activation == "gelu" else SD1
-    return Parts(_vae(first), text, _tokenizer(words, slot), kind)
+    return Parts(_vae(first), text, words.tokenizer(slot), kind)
 
 
 def unet_of(model: Path) -> UNet:
@@ -123,7 +123,7 @@ def write_model(folder: Path, parts: Parts, unet: UNet, text: ClipText, training
         held,
         (),
         parts.kind,
-        tokenizers={"text": folder / "tokenizer"},
+        tokenizers={"text": TokenizerPlace(folder / "tokenizer")},
         scheduler=scheduler_to_json(training.target, training.betas),
         metadata={DEFAULTS_KEY: json.dumps({"width": side, "height": side})},
     )
@@ -164,13 +164,6 @@ def _text(checkpoint: Checkpoint) -> tuple[ClipText, Slot]:
             _fill(clip, part)
             return clip.text, slot
     raise ValueError(f"{checkpoint.path} holds {' and '.join(checkpoint.parts)} and no text encoder")
-
-
-def _tokenizer(checkpoint: Checkpoint, slot: Slot) -> ClipTokenizer:
-    if slot in checkpoint.tokenizers:
-        return ClipTokenizer.from_folder(checkpoint.tokenizers[slot])
-    pad = checkpoint.kind.places[slot].pad if checkpoint.kind else None
-    return clip_tokenizer() if pad is None else replace(clip_tokenizer(), pad=pad)
 
 
 def _fill(network: nn.Module, part: Part) -> None:

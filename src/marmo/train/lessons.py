@@ -13,7 +13,7 @@ from torch import Tensor
 from marmo.data.cache import network_hash
 from marmo.data.latents import Draw, RowSource, drawn
 from marmo.diffusion.denoiser import Parametrisation
-from marmo.diffusion.training import Lesson, evenly, flow_levels, lesson, levels
+from marmo.diffusion.training import Lesson, evenly, flow_levels, lesson, levels, middling
 from marmo.models.vae import Moments
 from marmo.train.latent_parts import Parts
 
@@ -33,6 +33,7 @@ class Lessons:
     Args:
         reads_along: whether the text encoder learns, and so is not asked here.
         shift: of a flow's levels.
+        spread: of logit-normal shares of the noise levels; they come evenly without one.
         dtype: in which the states of a frozen text encoder are kept.
     """
 
@@ -40,6 +41,7 @@ class Lessons:
     parametrisation: Parametrisation
     reads_along: bool
     shift: float
+    spread: float | None
     device: torch.device
     dtype: torch.dtype
 
@@ -65,7 +67,7 @@ class Lessons:
         """What each image of a run is learnt as."""
         with torch.inference_mode():
             (empty,) = self.read([""])
-        return lambda position: drawn(rows(position), empty, dropout, evenly(position, seed), seed, position)
+        return lambda position: drawn(rows(position), empty, dropout, self._share(position, seed), seed, position)
 
     def told(self, draws: Sequence[Draw], shares: Sequence[float], min_snr: float | None = None) -> Told:
         """A batch at these shares of the noise levels, on the device."""
@@ -89,6 +91,10 @@ class Lessons:
         wanted, texts = self.told(exam, [share] * len(exam))
         errors = (answer(wanted, texts).float() - wanted.target).square()
         return float(errors.flatten(1).mean(1).sum())
+
+    def _share(self, position: int, seed: int) -> float:
+        share = evenly(position, seed)
+        return share if self.spread is None else middling(share, self.spread)
 
     def _levels(self, shares: Tensor) -> Tensor:
         if self.parametrisation.target == "flow":

@@ -8,12 +8,14 @@ Opening reads headers and JSON, checks every name and shape, and no tensor's dat
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
 from marmo.models.unet import UNetConfig
+from marmo.text.bpe import ClipTokenizer, TokenizerPlace, clip_tokenizer
 from marmo.weights import markers
+from marmo.weights.enclosed import config_of, enclosed_in
 from marmo.weights.folders import Opener, open_part, part_files
 from marmo.weights.forms import Form, Json, Network, NetworkConfig, expected, recognise
 from marmo.weights.keymap import to_ours
@@ -64,8 +66,8 @@ class Checkpoint:
     """The weight files."""
     kind: Kind | None = None
     """What its networks are together; none of one network alone."""
-    tokenizers: Mapping[Slot, Path] = field(default_factory=dict[Slot, Path])
-    """Of a folder, by the text encoder that each belongs to."""
+    tokenizers: Mapping[Slot, TokenizerPlace] = field(default_factory=dict[Slot, TokenizerPlace])
+    """Those of its own, by the text encoder that each belongs to."""
     scheduler: Json = field(default_factory=dict[str, object])
     """A diffusers folder's scheduler_config.json, or what a single file says in its place."""
     index: Json = field(default_factory=dict[str, object])
@@ -73,10 +75,12 @@ class Checkpoint:
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     """A single file's, or what a folder says in its place; see `notes`."""
 
-    @property
-    def tokenizer(self) -> Path | None:
-        """The first text encoder's own."""
-        return next(iter(self.tokenizers.values()), None)
+    def tokenizer(self, slot: Slot) -> ClipTokenizer:
+        """A text encoder's own, else its kind's."""
+        if slot in self.tokenizers:
+            return self.tokenizers[slot].open()
+        pad = self.kind.places[slot].pad if self.kind else None
+        return clip_tokenizer() if pad is None else replace(clip_tokenizer(), pad=pad)
 
 
 def open_checkpoint(path: Path, variant: str | None = None, opener: Opener = open_file) -> Checkpoint:
@@ -103,8 +107,10 @@ def _open_single(path: Path, opener: Opener) -> Checkpoint:
     tensors = opener(path)
     if any(name.startswith(SD1.places["unet"].prefix) for name in tensors.infos):
         return _open_whole(path, tensors)
-    part = _part(path, tensors, _read_json(path.parent / "config.json") if _has_config(path) else None)
-    return _alone(path, "file", part, (path,))
+    enclosed = enclosed_in(path, tensors.metadata)
+    beside = _read_json(path.parent / "config.json") if _has_config(path) else None
+    part = _part(path, tensors, beside, enclosed=next(iter(enclosed.configs.values()), None))
+    return replace(_alone(path, "file", part, (path,)), tokenizers=enclosed.places(path, [part.network]))
 
 
 def _alone(path: Path, layout: str, part: Part, files: tuple[Path, ...]) -> Checkpoint:
@@ -114,21 +120,29 @@ def _alone(path: Path, layout: str, part: Part, files: tuple[Path, ...]) -> Chec
         f"{part.network} {layout}",
         {part.network: part},
         files,
-        tokenizers={part.network: path} if (path / "vocab.json").is_file() else {},
+        tokenizers={part.network: TokenizerPlace(path)} if (path / "vocab.json").is_file() else {},
         metadata=part.tensors.metadata,
     )
 
 
 def _open_whole(path: Path, tensors: Tensors) -> Checkpoint:
-    kind = kind_of_names(tensors.infos)
-    parts = _split(path, tensors, kind)
+    kind, enclosed = kind_of_names(tensors.infos), enclosed_in(path, tensors.metadata)
+    parts = _split(path, tensors, kind, enclosed.configs)
     unet = parts["unet"]
     assert isinstance(unet.config, UNetConfig)
-    scheduler = markers.told(tensors, unet.config, unet.tensors)
-    return Checkpoint(path, "single file", parts, (path,), kind, scheduler=scheduler, metadata=tensors.metadata)
+    return Checkpoint(
+        path,
+        "single file",
+        parts,
+        (path,),
+        kind,
+        tokenizers=enclosed.places(path, parts),
+        scheduler=enclosed.scheduler or markers.told(tensors, unet.config, unet.tensors),
+        metadata=tensors.metadata,
+    )
 
 
-def _split(path: Path, tensors: Tensors, kind: Kind) -> dict[Slot, Part]:
+def _split(path: Path, tensors: Tensors, kind: Kind, configs: Mapping[str, Json]) -> dict[Slot, Part]:
     """A single file's networks, each found below its prefix; what else it holds must be a known leftover."""
     prefixes = tuple(place.prefix for place in kind.places.values())
     known = {drop.theirs for drop in LEFTOVERS} | {markers.V_PRED, markers.ZTSNR}
@@ -141,7 +155,7 @@ def _split(path: Path, tensors: Tensors, kind: Kind) -> dict[Slot, Part]:
         if not any(name.startswith(place.prefix) for name in tensors.infos):
             raise ValueError(f"{path} holds no {slot}: nothing in it is called {place.prefix}*")
     return {
-        slot: _part(path, select(tensors, place.prefix), None, network_of(slot), kind.single_config)
+        slot: _part(path, select(tensors, place.prefix), None, network_of(slot), kind.single_config, configs.get(slot))
         for slot, place in kind.places.items()
     }
 
@@ -218,9 +232,9 @@ def _kind_of_folder(path: Path) -> Kind:
     return SD2 if config.is_file() and _read_json(config).get("hidden_act") == "gelu" else SD1
 
 
-def _tokenizers(path: Path, places: Mapping[Slot, Place]) -> dict[Slot, Path]:
+def _tokenizers(path: Path, places: Mapping[Slot, Place]) -> dict[Slot, TokenizerPlace]:
     folders: dict[Slot, Path] = {slot: path / place.tokenizer for slot, place in places.items() if place.tokenizer}
-    return {slot: folder for slot, folder in folders.items() if folder.is_dir()}
+    return {slot: TokenizerPlace(folder) for slot, folder in folders.items() if folder.is_dir()}
 
 
 def _open_component(
@@ -241,12 +255,14 @@ def _part(
     config_json: Json | None,
     network: Network | None = None,
     whole: Callable[[NetworkConfig], NetworkConfig] | None = None,
+    enclosed: Json | None = None,
 ) -> Part:
     """The network that these tensors are.
 
     Args:
         network: if the place says what it must be.
         whole: adds to a config what the place says.
+        enclosed: its config, if the file has it.
     """
     tensors = expanded(tensors, path)
     form = recognise(tensors.infos)
@@ -255,8 +271,11 @@ def _part(
         first = next(iter(tensors.infos), "nothing")
         raise ValueError(f"{path} holds {wanted}: its {len(tensors.infos)} tensors begin with {first}")
     try:
-        config = _config(form, tensors, config_json)
-        config = config if whole is None else whole(config)
+        if enclosed is not None:
+            config = config_of(form, enclosed)
+        else:
+            config = _config(form, tensors, config_json)
+            config = config if whole is None else whole(config)
         return Part(form, config, to_ours(form.rules(config), tensors, expected(config), f"a {form.network}"))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

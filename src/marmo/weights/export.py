@@ -15,9 +15,9 @@ from marmo.models.clip_text import ClipTextConfig
 from marmo.models.latent_upscaler import LatentUpscalerConfig
 from marmo.models.unet import UNetConfig
 from marmo.models.vae import VAEConfig
-from marmo.text.bpe import ClipTokenizer, clip_tokenizer
-from marmo.weights import markers
+from marmo.weights import enclosed, markers
 from marmo.weights.checkpoint import DEFAULTS_KEY, PIXELS_PEER, Checkpoint, Part
+from marmo.weights.enclosed import Enclosed, config_of
 from marmo.weights.folders import write_sharded
 from marmo.weights.forms import Family, Json, Network, NetworkConfig, expected, written
 from marmo.weights.keymap import Constant, to_theirs
@@ -50,20 +50,24 @@ FILLER_KEY = "marmo.filler"
 """Names, in a single file's metadata, the tensors that stand for weights which a folder had left out."""
 
 
-def write_single_file(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None = None) -> None:
-    """One safetensors file with the authors' names; of one network, or of all of a model below their prefixes."""
+def write_single_file(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None = None) -> Enclosed:
+    """One safetensors file with the authors' names; of one network, or of all of a model below their prefixes.
+
+    Returns what names and shapes could not tell, which other programs will not read in the metadata.
+    """
     if path.suffix != ".safetensors":
         raise ValueError(
             f"a single file ends in .safetensors, not in {path.suffix!r}; for a folder give a name without dot"
         )
-    _check_that_names_tell(checkpoint)
+    told = _enclosed(checkpoint)
     whole = [_single(checkpoint, slot, dtype) for slot in checkpoint.parts]
     scheduler = {**_believed(checkpoint), **checkpoint.scheduler}
     whole.append(from_state(markers.marks(scheduler, _believed(checkpoint))))
     filled = [name for slot in checkpoint.parts for name in _fillers(checkpoint, slot)]
     notes = {FILLER_KEY: " ".join(filled)} if filled else {}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, join(*whole), {**checkpoint.metadata, **notes})
+    write(path, join(*whole), {**_for_anywhere(checkpoint.metadata), **notes, **told.notes()})
+    return told
 
 
 def write_folder(
@@ -96,9 +100,8 @@ def write_folder(
     for slot, place in kind.places.items():
         if place.tokenizer is not None:
             length = _context_length(checkpoint.parts[slot].config)
-            _tokenizer(checkpoint, slot).save(folder / place.tokenizer, length)
-    metadata = {key: value for key, value in checkpoint.metadata.items() if key != FILLER_KEY}
-    write_notes(folder, metadata)
+            checkpoint.tokenizer(slot).save(folder / place.tokenizer, length)
+    write_notes(folder, _for_anywhere(checkpoint.metadata))
     _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     if kind is SD_X4:
         small = {"_class_name": "DDPMScheduler", "beta_schedule": "scaled_linear", **UPSCALER_LEVELS}
@@ -112,9 +115,9 @@ def _write_alone(
     """One network's folder, with its tokenizer if it has its own."""
     ((slot, part),) = checkpoint.parts.items()
     if checkpoint.tokenizers:
-        _tokenizer(checkpoint, slot).save(folder, _context_length(part.config))
+        checkpoint.tokenizer(slot).save(folder, _context_length(part.config))
     if checkpoint.tokenizers and _has_resnet(part.config):
-        _check_that_names_tell(replace(checkpoint, tokenizers={}))
+        _check_that_names_tell(checkpoint, slot)
         write_sharded(folder, STEMS["clip"], _foreign(part, "original", dtype), max_shard_bytes, variant)
     else:
         _write_component(part, folder, dtype, max_shard_bytes, variant)
@@ -230,19 +233,49 @@ def _fillers(checkpoint: Checkpoint, slot: Slot) -> list[str]:
     return [prefix + rule.theirs for rule in rules if isinstance(rule, Constant) and rule.filler]
 
 
-def _check_that_names_tell(checkpoint: Checkpoint) -> None:
-    """A single file has names and shapes alone; `ValueError` for what nobody could read out of them again."""
-    untold: list[str] = []
-    for slot, part in checkpoint.parts.items():
-        told = _told(checkpoint, slot)
-        untold += [
-            f"{slot}.{field.name} {getattr(part.config, field.name)}"
-            for field in fields(part.config)
-            if field.name not in FILLED and getattr(part.config, field.name) != getattr(told, field.name)
-        ]
-    untold += _untold_noise(checkpoint) + _untold_words(checkpoint)
+def _for_anywhere(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What is no matter of the file in which it stands."""
+    return {key: value for key, value in metadata.items() if key not in (FILLER_KEY, enclosed.KEY)}
+
+
+def _enclosed(checkpoint: Checkpoint) -> Enclosed:
+    """What names and shapes would not tell a reader of the single file; `ValueError` for what JSON does not, either."""
+    configs = {slot: _in_json(checkpoint, slot) for slot in checkpoint.parts if _untold(checkpoint, slot)}
+    tokenizers = {slot: json.loads(checkpoint.tokenizer(slot).to_json()) for slot in _untold_words(checkpoint)}
+    return Enclosed(configs, checkpoint.scheduler if _untold_noise(checkpoint) else {}, tokenizers)
+
+
+def _in_json(checkpoint: Checkpoint, slot: Slot) -> Json:
+    """A network's config as diffusers writes it; `ValueError` for one that would be read as another."""
+    part = checkpoint.parts[slot]
+    to_json = written(part.network, "diffusers").to_json
+    assert to_json is not None
+    said = to_json(part.config)
+    lost = _differences(part.config, config_of(written(part.network, _names(checkpoint, slot)), said))
+    if lost:
+        raise ValueError(f"a single file cannot say what {checkpoint.path} says: {slot}.{lost[0]}; write a folder")
+    return said
+
+
+def _check_that_names_tell(checkpoint: Checkpoint, slot: Slot) -> None:
+    """`ValueError` for what nobody could read out of names and shapes again."""
+    untold = _untold(checkpoint, slot)
     if untold:
-        raise ValueError(f"a single file cannot say what {checkpoint.path} says: {', '.join(untold)}; write a folder")
+        raise ValueError(f"the names of {checkpoint.path} cannot say {slot}.{f', {slot}.'.join(untold)}")
+
+
+def _untold(checkpoint: Checkpoint, slot: Slot) -> list[str]:
+    """What of a network's config names and shapes do not tell."""
+    return _differences(checkpoint.parts[slot].config, _told(checkpoint, slot))
+
+
+def _differences(config: NetworkConfig, other: NetworkConfig) -> list[str]:
+    """The fields in which another config differs, with the values of the first."""
+    return [
+        f"{field.name} {getattr(config, field.name)}"
+        for field in fields(config)
+        if field.name not in FILLED and getattr(config, field.name) != getattr(other, field.name)
+    ]
 
 
 def _told(checkpoint: Checkpoint, slot: Slot) -> NetworkConfig:
@@ -272,10 +305,10 @@ def _believed(checkpoint: Checkpoint) -> Json:
     return markers.told(Tensors({}, unet.tensors.read, checkpoint.metadata), unet.config, unet.tensors)
 
 
-def _untold_noise(checkpoint: Checkpoint) -> list[str]:
-    """What of the scheduler belongs to the model and can be neither marked nor found out."""
+def _untold_noise(checkpoint: Checkpoint) -> bool:
+    """Whether of the scheduler something belongs to the model that can be neither marked nor found out."""
     if checkpoint.kind is None:
-        return []
+        return False
     usual = {**checkpoint.kind.scheduler, **_believed(checkpoint)}
     wanted = {**usual, **checkpoint.scheduler}
     marked = {
@@ -283,31 +316,20 @@ def _untold_noise(checkpoint: Checkpoint) -> list[str]:
         "rescale_betas_zero_snr": True,
         "trained_betas": wanted["trained_betas"],
     }
-    return [
-        f"{name} {wanted[name]}"
+    return any(
+        (wanted[name] or None) != (usual.get(name) or None) and wanted[name] != marked.get(name)
         for name in NOISE
-        if name in wanted and (wanted[name] or None) != (usual.get(name) or None) and wanted[name] != marked.get(name)
+        if name in wanted
+    )
+
+
+def _untold_words(checkpoint: Checkpoint) -> list[Slot]:
+    """The text encoders whose tokenizer or padding is not their kind's."""
+    return [
+        slot
+        for slot in checkpoint.tokenizers
+        if checkpoint.tokenizer(slot).to_json() != replace(checkpoint, tokenizers={}).tokenizer(slot).to_json()
     ]
-
-
-def _untold_words(checkpoint: Checkpoint) -> list[str]:
-    """Tokenizers of their own, and other paddings than the kind's."""
-    untold: list[str] = []
-    for slot in checkpoint.tokenizers:
-        tokenizer = _tokenizer(checkpoint, slot)
-        usual = checkpoint.kind.places[slot].pad if checkpoint.kind else None
-        if tokenizer.backend.get_vocab() != clip_tokenizer().backend.get_vocab():
-            untold.append(f"a tokenizer of its own with {tokenizer.vocab_size} tokens")
-        elif tokenizer.pad != (clip_tokenizer().pad if usual is None else usual):
-            untold.append(f"padding {slot} with token {tokenizer.pad}")
-    return untold
-
-
-def _tokenizer(checkpoint: Checkpoint, slot: Slot) -> ClipTokenizer:
-    if slot in checkpoint.tokenizers:
-        return ClipTokenizer.from_folder(checkpoint.tokenizers[slot])
-    pad = checkpoint.kind.places[slot].pad if checkpoint.kind else None
-    return clip_tokenizer() if pad is None else replace(clip_tokenizer(), pad=pad)
 
 
 def _foreign(part: Part, family: Family, dtype: torch.dtype | None) -> Tensors:
