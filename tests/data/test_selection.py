@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import torch
 
 from marmo.data.contrast import wrong_caption
-from marmo.data.corpus import STYLES, corpus
+from marmo.data.corpus import STYLES, Style, corpus
+from marmo.data.scene_source import scene_source
 from marmo.data.scenes import KINDS, sample, scene
 from marmo.data.selection import EASY, Selection, listed, read_concepts, write_concepts
 from marmo.data.shapes import SHAPES
 from marmo.data.splits import Split, broken_rules, held_out, needs_english
+from marmo.train import latent_data
 
 CHOSEN = frozenset(listed(60))
 SELECTION = Selection(CHOSEN)
@@ -66,6 +69,34 @@ def test_kinds_are_those_that_are_allowed_in_their_shares() -> None:
     groups = Counter("shape" if one.things[0].is_shape else one.kind for one in shown)
     assert set(groups) == EASY
     assert groups["single"] / 1500 == pytest.approx(KINDS["single"] / (KINDS["single"] + KINDS["shape"]), abs=0.04)
+
+
+def test_styles_are_those_that_are_allowed() -> None:
+    """Whatever else is shown; and of all styles no more than that some are left out."""
+    one = Selection(CHOSEN, styles=frozenset(("twemoji",)))
+    shown = [scene(3, index, "train", one) for index in range(300)]
+    assert {thing.style for picture in shown for thing in picture.things} == {"twemoji", None}
+    assert not any(broken_rules(picture) for picture in shown)
+    assert {picture.kind for picture in shown} == {"single", "pair", "count"}
+    every = frozenset(get_args(Style))
+    assert all(scene(4, index, "train", Selection(styles=every)) == scene(4, index) for index in range(50))
+
+
+@pytest.mark.parametrize("styles", [(), ("oil",)])
+def test_styles_that_there_are_not(styles: tuple[Style, ...]) -> None:
+    with pytest.raises(ValueError, match="drawings are of noto, twemoji, fluent, not of"):
+        Selection(styles=frozenset(styles))
+
+
+def test_easy_scenes_come_first() -> None:
+    """Alone and in one style, then everything; pictures as the same scenes have."""
+    device = torch.device("cpu")
+    source = latent_data.scenes(3, 16, "train", device, Selection(CHOSEN), easy=40, easy_style="twemoji")
+    simple = Selection(CHOSEN, EASY, frozenset(("twemoji",)))
+    for position, selection in ((0, simple), (39, simple), (40, Selection(CHOSEN))):
+        wanted = scene_source(3, 16, selection=selection)(position)
+        picture, text = source(position)
+        assert torch.equal(picture, wanted[0]) and text == wanted[1]
 
 
 def test_everything_selected_is_nothing_selected() -> None:

@@ -161,7 +161,8 @@ def _kind(dice: Dice, split: Split, kinds: frozenset[Group]) -> tuple[Kind, bool
 
 
 def _propose(dice: Dice, kind: Kind, from_shapes: bool, split: Split, selection: Selection) -> Scene:
-    style = None if from_shapes else dice.choice(STYLES)
+    styles: list[Style] = [style for style in STYLES if style in selection.styles]
+    style = None if from_shapes else dice.choice(styles)
     concepts = pool(kind, from_shapes, split, selection)
     relation: Relation | None = None
     match kind:

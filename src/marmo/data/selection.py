@@ -2,6 +2,7 @@
 
     Selection(frozenset(listed(120)))                        the 120 concepts that people ask for first
     Selection(frozenset(listed(120)), kinds=EASY)            of these, nothing but things that stand alone, and shapes
+    Selection(styles=frozenset(("twemoji",)))                everything, in the drawings of one set
 
 A list of concepts is a text file with an id per line.  Marmo's own list stands in `selection.txt`; a model's folder
 holds the one that the model learned from.
@@ -13,7 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from marmo.data.corpus import corpus
+from marmo.data.corpus import STYLES, Style, corpus
 from marmo.data.splits import held_out
 from marmo.files.atomic import atomic_write
 
@@ -34,16 +35,20 @@ LEAST = 2
 class Selection:
     """What scenes are drawn from.  Shapes belong to every selection; what is held out stays held out.
 
-    Raises `ValueError` for what is no concept, for concepts that no training may see, and for too few of either.
+    Raises `ValueError` for what is no concept, for concepts that no training may see, and for too few of anything.
     """
 
     concepts: frozenset[str] | None = None
     """Ids; None is all of them."""
     kinds: frozenset[Group] = GROUPS
+    styles: frozenset[Style] = frozenset(STYLES)
+    """Of the drawn things; shapes have none"""
 
     def __post_init__(self) -> None:
         if not self.kinds or not self.kinds <= GROUPS:
             raise ValueError(f"scenes are some of {', '.join(sorted(GROUPS))}, not {', '.join(self.kinds) or 'none'}")
+        if not self.styles or not self.styles <= frozenset(STYLES):
+            raise ValueError(f"drawings are of {', '.join(STYLES)}, not of {', '.join(self.styles) or 'nobody'}")
         if self.concepts is not None:
             check_concepts(sorted(self.concepts))
 

@@ -26,6 +26,7 @@ import tyro
 from torch import Tensor, nn
 
 from marmo.data.cache import TensorCache
+from marmo.data.corpus import Style
 from marmo.data.latents import Draw
 from marmo.data.selection import CONCEPTS_FILE, Selection, listed, read_concepts, write_concepts
 from marmo.data.source import Source
@@ -101,6 +102,8 @@ class Config:
     """Of the scenes: the first of Marmo's own list, or a file with an id per line; all by default"""
     easy_images: int = 0
     """So many images at the beginning show scenes with a single thing, or shapes"""
+    easy_style: Style | None = None
+    """And drawings of one style, if it is given"""
     size: int = 512
     """Pixels along the side; larger pictures are cut"""
     held_out: int = 64
@@ -421,7 +424,8 @@ def _data(config: Config, lessons: Lessons, multiple: int) -> Data:
         case "scenes":
             chosen = Selection(None if (ids := _concepts(config)) is None else frozenset(ids))
             hard = -(-config.easy_images // (config.window * config.repeats)) * config.window
-            rows = scenes(config.seed, config.size, config.split, lessons.device, chosen, easy=hard)
+            easy = (hard, config.easy_style)
+            rows = scenes(config.seed, config.size, config.split, lessons.device, chosen, *easy)
             held = scenes(HELD_OUT_SEED, config.size, config.split, lessons.device, chosen)
             return endless(lessons, rows, held, config.window, config.repeats, config.seed)
         case Path() as path:

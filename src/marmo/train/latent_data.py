@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from marmo.data.cache import TensorCache
+from marmo.data.corpus import Style
 from marmo.data.latents import RowSource, encoded, kept_on_disk
 from marmo.data.scene_source import scene_source
 from marmo.data.selection import EASY, Selection
@@ -29,9 +30,19 @@ class Data(NamedTuple):
         return {"epoch": images / self.num_pictures} if self.num_pictures else {}
 
 
-def scenes(seed: int, size: int, split: Split, device: torch.device, selection: Selection, easy: int = 0) -> Source:
-    """Marmo's scenes; the first `easy` of them with a single thing, or shapes."""
+def scenes(
+    seed: int,
+    size: int,
+    split: Split,
+    device: torch.device,
+    selection: Selection,
+    easy: int = 0,
+    easy_style: Style | None = None,
+) -> Source:
+    """Marmo's scenes; the first `easy` of them with a single thing, in one style if one is given, or shapes."""
     simple = replace(selection, kinds=EASY)
+    if easy_style is not None:
+        simple = replace(simple, styles=frozenset((easy_style,)))
     every, few = (scene_source(seed, size, split, device, selection=chosen) for chosen in (selection, simple))
     return lambda position: (few if position < easy else every)(position)[:2]
 
