@@ -9,6 +9,7 @@ import torch
 
 from marmo.data.contrast import wrong_caption
 from marmo.data.corpus import STYLES, Style, corpus
+from marmo.data.layout import reach
 from marmo.data.scene_source import scene_source
 from marmo.data.scenes import KINDS, sample, scene
 from marmo.data.selection import EASY, Selection, listed, read_concepts, write_concepts
@@ -88,12 +89,27 @@ def test_styles_that_there_are_not(styles: tuple[Style, ...]) -> None:
         Selection(styles=frozenset(styles))
 
 
+def test_calm_things_stand_in_the_middle() -> None:
+    """Half of those alone, and nothing else."""
+    shown = [scene(3, index, "train", Selection(CHOSEN, calm=0.5)) for index in range(800)]
+    alone = [picture.things[0] for picture in shown if picture.kind == "single"]
+    still = [thing for thing in alone if (thing.x, thing.y, thing.angle, thing.mirrored) == (0.5, 0.5, 0.0, False)]
+    assert len(still) / len(alone) == pytest.approx(0.5, abs=0.06)
+    assert {round(2 * max(reach(thing)), 6) for thing in still} == {0.8}
+    assert not any(broken_rules(picture) for picture in shown)
+    pairs = [picture for picture in shown if picture.kind == "pair"]
+    assert all(
+        abs(first.x - second.x) > 0.2 or abs(first.y - second.y) > 0.2 for first, second in (p.things for p in pairs)
+    )
+    with pytest.raises(ValueError, match="a share lies between 0 and 1"):
+        Selection(calm=1.5)
+
+
 def test_easy_scenes_come_first() -> None:
-    """Alone and in one style, then everything; pictures as the same scenes have."""
-    device = torch.device("cpu")
-    source = latent_data.scenes(3, 16, "train", device, Selection(CHOSEN), easy=40, easy_style="twemoji")
-    simple = Selection(CHOSEN, EASY, frozenset(("twemoji",)))
-    for position, selection in ((0, simple), (39, simple), (40, Selection(CHOSEN))):
+    """Of one selection, then of another; pictures as the same scenes have."""
+    simple, device = Selection(CHOSEN, EASY, frozenset(("twemoji",))), torch.device("cpu")
+    source = latent_data.scenes(3, 16, "train", device, SELECTION, begin=simple, easy=40)
+    for position, selection in ((0, simple), (39, simple), (40, SELECTION)):
         wanted = scene_source(3, 16, selection=selection)(position)
         picture, text = source(position)
         assert torch.equal(picture, wanted[0]) and text == wanted[1]

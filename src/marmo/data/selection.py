@@ -43,12 +43,16 @@ class Selection:
     kinds: frozenset[Group] = GROUPS
     styles: frozenset[Style] = frozenset(STYLES)
     """Of the drawn things; shapes have none"""
+    calm: float = 0.0
+    """The share of things alone that stand upright in the middle, none of them larger than another"""
 
     def __post_init__(self) -> None:
         if not self.kinds or not self.kinds <= GROUPS:
             raise ValueError(f"scenes are some of {', '.join(sorted(GROUPS))}, not {', '.join(self.kinds) or 'none'}")
         if not self.styles or not self.styles <= frozenset(STYLES):
             raise ValueError(f"drawings are of {', '.join(STYLES)}, not of {', '.join(self.styles) or 'nobody'}")
+        if not 0 <= self.calm <= 1:
+            raise ValueError(f"a share lies between 0 and 1, unlike {self.calm:g}")
         if self.concepts is not None:
             check_concepts(sorted(self.concepts))
 

@@ -26,9 +26,9 @@ import tyro
 from torch import Tensor, nn
 
 from marmo.data.cache import TensorCache
-from marmo.data.corpus import Style
+from marmo.data.corpus import STYLES, Style
 from marmo.data.latents import Draw
-from marmo.data.selection import CONCEPTS_FILE, Selection, listed, read_concepts, write_concepts
+from marmo.data.selection import CONCEPTS_FILE, EASY, Selection, listed, read_concepts, write_concepts
 from marmo.data.source import Source
 from marmo.data.splits import Split
 from marmo.diffusion.denoiser import Network, Parametrisation
@@ -100,10 +100,14 @@ class Config:
     """Of the scenes"""
     concepts: int | Path | None = None
     """Of the scenes: the first of Marmo's own list, or a file with an id per line; all by default"""
+    calm: float = 0.0
+    """Of the scenes: the share of things alone that stand upright in the middle, none larger than another"""
     easy_images: int = 0
     """So many images at the beginning show scenes with a single thing, or shapes"""
     easy_style: Style | None = None
     """And drawings of one style, if it is given"""
+    easy_calm: float = 0.0
+    """And so many of them in the middle"""
     size: int = 512
     """Pixels along the side; larger pictures are cut"""
     held_out: int = 64
@@ -422,11 +426,13 @@ def _data(config: Config, lessons: Lessons, multiple: int) -> Data:
         case None:
             raise ValueError("there is nothing to learn from: give --data")
         case "scenes":
-            chosen = Selection(None if (ids := _concepts(config)) is None else frozenset(ids))
-            hard = -(-config.easy_images // (config.window * config.repeats)) * config.window
-            easy = (hard, config.easy_style)
-            rows = scenes(config.seed, config.size, config.split, lessons.device, chosen, *easy)
-            held = scenes(HELD_OUT_SEED, config.size, config.split, lessons.device, chosen)
+            ids, first = _concepts(config), STYLES if config.easy_style is None else (config.easy_style,)
+            chosen = Selection(None if ids is None else frozenset(ids), calm=config.calm)
+            begin = replace(chosen, kinds=EASY, styles=frozenset(first), calm=config.easy_calm)
+            easy = -(-config.easy_images // (config.window * config.repeats)) * config.window
+            drawn = (config.size, config.split, lessons.device)
+            rows = scenes(config.seed, *drawn, chosen, begin, easy)
+            held = scenes(HELD_OUT_SEED, *drawn, chosen, begin)
             return endless(lessons, rows, held, config.window, config.repeats, config.seed)
         case Path() as path:
             cache = TensorCache(config.folder / "cache")

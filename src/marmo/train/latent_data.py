@@ -8,10 +8,9 @@ from typing import NamedTuple
 import torch
 
 from marmo.data.cache import TensorCache
-from marmo.data.corpus import Style
 from marmo.data.latents import RowSource, encoded, kept_on_disk
 from marmo.data.scene_source import scene_source
-from marmo.data.selection import EASY, Selection
+from marmo.data.selection import Selection
 from marmo.data.source import Source
 from marmo.data.splits import Split
 from marmo.train.lessons import Lessons
@@ -31,19 +30,10 @@ class Data(NamedTuple):
 
 
 def scenes(
-    seed: int,
-    size: int,
-    split: Split,
-    device: torch.device,
-    selection: Selection,
-    easy: int = 0,
-    easy_style: Style | None = None,
+    seed: int, size: int, split: Split, device: torch.device, selection: Selection, begin: Selection, easy: int = 0
 ) -> Source:
-    """Marmo's scenes; the first `easy` of them with a single thing, in one style if one is given, or shapes."""
-    simple = replace(selection, kinds=EASY)
-    if easy_style is not None:
-        simple = replace(simple, styles=frozenset((easy_style,)))
-    every, few = (scene_source(seed, size, split, device, selection=chosen) for chosen in (selection, simple))
+    """Marmo's scenes, the first `easy` of them of the selection to begin with."""
+    every, few = (scene_source(seed, size, split, device, selection=chosen) for chosen in (selection, begin))
     return lambda position: (few if position < easy else every)(position)[:2]
 
 
