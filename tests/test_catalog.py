@@ -18,6 +18,7 @@ from marmo.files.infotext import infotext
 from marmo.library import bundled
 from marmo.pipelines.card import LatentCard
 from marmo.request import ImageRequest
+from marmo.text.bpe import clip_tokenizer
 from marmo.weights.checkpoint import DEFAULTS_KEY, Checkpoint, open_checkpoint
 from marmo.weights.export import write_single_file
 from marmo.weights.forms import Network
@@ -50,7 +51,7 @@ def test_a_single_file_is_stable_diffusion(stand_in: Path):
         "stand-in.safetensors",
         STABLE_DIFFUSION,
         "eps",
-        None,
+        clip_tokenizer(),
     )
     assert (card.defaults.width, card.defaults.size_multiple) == (256, 8)
     assert find(str(stand_in)).files == (stand_in,)
