@@ -17,7 +17,7 @@ from marmo.models.clip_vision import ClipVisionConfig
 from marmo.models.tiny_decoder import TAESD
 from marmo.text.bpe import ClipTokenizer, TokenizerPlace, clip_tokenizer
 from marmo.weights.checkpoint import Checkpoint, open_checkpoint
-from marmo.weights.enclosed import KEY
+from marmo.weights.enclosed import ENCLOSED_KEY
 from marmo.weights.export import write_folder, write_single_file
 from marmo.weights.forms import Network, NetworkConfig, expected, written
 from marmo.weights.keymap import to_theirs
@@ -304,10 +304,10 @@ def test_what_is_told_is_not_enclosed(checkpoint: Checkpoint, stand_in_folder: P
     )
     usual = replace(open_checkpoint(tmp_path / "own.safetensors"), scheduler={})
     assert not write_single_file(usual, tmp_path / "usual.safetensors")
-    assert KEY in open_file(tmp_path / "own.safetensors").metadata
-    assert KEY not in open_file(tmp_path / "usual.safetensors").metadata
+    assert ENCLOSED_KEY in open_file(tmp_path / "own.safetensors").metadata
+    assert ENCLOSED_KEY not in open_file(tmp_path / "usual.safetensors").metadata
     write_folder(open_checkpoint(tmp_path / "own.safetensors"), tmp_path / "folder")
-    assert KEY not in (tmp_path / "folder" / "marmo.json").read_text()
+    assert ENCLOSED_KEY not in (tmp_path / "folder" / "marmo.json").read_text()
 
 
 HOSTILE = {
@@ -332,7 +332,7 @@ HOSTILE = {
 def test_what_a_stranger_encloses_is_refused_in_a_sentence(stand_in: Path, tmp_path: Path, said: str):
     path = tmp_path / "strange.safetensors"
     whole = open_file(stand_in)
-    write(path, whole, {**whole.metadata, KEY: said})
+    write(path, whole, {**whole.metadata, ENCLOSED_KEY: said})
     with pytest.raises(ValueError, match=r"strange\.safetensors") as raised:
         open_checkpoint(path).tokenizer("text")
     assert "\n" not in str(raised.value)

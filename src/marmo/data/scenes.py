@@ -167,7 +167,8 @@ def _propose(dice: Dice, kind: Kind, from_shapes: bool, split: Split, selection:
     relation: Relation | None = None
     match kind:
         case "single":
-            thing, is_calm = _thing(dice, concepts, style, split), selection.calm > 0 and dice.chance(selection.calm)
+            thing = _thing(dice, concepts, style, split)
+            is_calm = selection.calm > 0 and dice.chance(selection.calm)  # no roll where none is calm: the same scenes
             things = (layout.calm(thing) if is_calm else layout.alone(thing, dice),)
         case "pair":
             first, second = _two(dice, concepts, style, split)

@@ -19,7 +19,7 @@ from marmo.weights.forms import Form, Json, NetworkConfig, written
 from marmo.weights.kinds import Slot
 from marmo.weights.store import blaming, parse_json
 
-KEY = "marmo.enclosed"
+ENCLOSED_KEY = "marmo.enclosed"
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,15 @@ class Enclosed:
 
     def notes(self) -> dict[str, str]:
         """The entry of the metadata, if there is anything to say."""
-        return {KEY: _as_text({name: value for name, value in vars(self).items() if value})} if self else {}
+        return {ENCLOSED_KEY: _as_text({name: value for name, value in vars(self).items() if value})} if self else {}
 
 
 def enclosed_in(path: Path, metadata: Mapping[str, str]) -> Enclosed:
     """What a file encloses; `ValueError`, in one sentence, for what is no such thing."""
-    if KEY not in metadata:
+    if ENCLOSED_KEY not in metadata:
         return Enclosed()
     with blaming(path):
-        said = parse_json(metadata[KEY].encode())
+        said = parse_json(metadata[ENCLOSED_KEY].encode())
         configs, scheduler, tokenizers = (_object(said, name) for name in ("configs", "scheduler", "tokenizers"))
         return Enclosed(_objects(configs), scheduler, _objects(tokenizers))
 

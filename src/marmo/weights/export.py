@@ -15,9 +15,9 @@ from marmo.models.clip_text import ClipTextConfig
 from marmo.models.latent_upscaler import LatentUpscalerConfig
 from marmo.models.unet import UNetConfig
 from marmo.models.vae import VAEConfig
-from marmo.weights import enclosed, markers
+from marmo.weights import markers
 from marmo.weights.checkpoint import DEFAULTS_KEY, PIXELS_PEER, Checkpoint, Part
-from marmo.weights.enclosed import Enclosed, config_of
+from marmo.weights.enclosed import ENCLOSED_KEY, Enclosed, config_of
 from marmo.weights.folders import write_sharded
 from marmo.weights.forms import Family, Json, Network, NetworkConfig, expected, written
 from marmo.weights.keymap import Constant, to_theirs
@@ -59,15 +59,15 @@ def write_single_file(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | N
         raise ValueError(
             f"a single file ends in .safetensors, not in {path.suffix!r}; for a folder give a name without dot"
         )
-    told = _enclosed(checkpoint)
+    untold = _enclosed(checkpoint)
     whole = [_single(checkpoint, slot, dtype) for slot in checkpoint.parts]
     scheduler = {**_believed(checkpoint), **checkpoint.scheduler}
     whole.append(from_state(markers.marks(scheduler, _believed(checkpoint))))
     filled = [name for slot in checkpoint.parts for name in _fillers(checkpoint, slot)]
     notes = {FILLER_KEY: " ".join(filled)} if filled else {}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, join(*whole), {**_for_anywhere(checkpoint.metadata), **notes, **told.notes()})
-    return told
+    write(path, join(*whole), {**_for_anywhere(checkpoint.metadata), **notes, **untold.notes()})
+    return untold
 
 
 def write_folder(
@@ -235,7 +235,7 @@ def _fillers(checkpoint: Checkpoint, slot: Slot) -> list[str]:
 
 def _for_anywhere(metadata: Mapping[str, str]) -> dict[str, str]:
     """What is no matter of the file in which it stands."""
-    return {key: value for key, value in metadata.items() if key not in (FILLER_KEY, enclosed.KEY)}
+    return {key: value for key, value in metadata.items() if key not in (FILLER_KEY, ENCLOSED_KEY)}
 
 
 def _enclosed(checkpoint: Checkpoint) -> Enclosed:
