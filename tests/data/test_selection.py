@@ -1,6 +1,6 @@
 """A selection draws its own concepts and nothing else, and no rule about what is held out gives way to it."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import get_args
 
@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from marmo.data.contrast import wrong_caption
-from marmo.data.corpus import STYLES, Style, corpus
+from marmo.data.corpus import STYLES, corpus
 from marmo.data.layout import reach
 from marmo.data.scene_source import scene_source
-from marmo.data.scenes import KINDS, sample, scene
+from marmo.data.scenes import CALM_STYLES, KINDS, sample, scene
 from marmo.data.selection import EASY, Selection, listed, read_concepts, write_concepts
 from marmo.data.shapes import SHAPES
 from marmo.data.splits import Split, broken_rules, held_out, needs_english
@@ -72,42 +72,44 @@ def test_kinds_are_those_that_are_allowed_in_their_shares() -> None:
     assert groups["single"] / 1500 == pytest.approx(KINDS["single"] / (KINDS["single"] + KINDS["shape"]), abs=0.04)
 
 
-def test_styles_are_those_that_are_allowed() -> None:
-    """Whatever else is shown; and of all styles no more than that some are left out."""
-    one = Selection(CHOSEN, styles=frozenset(("twemoji",)))
-    shown = [scene(3, index, "train", one) for index in range(300)]
-    assert {thing.style for picture in shown for thing in picture.things} == {"twemoji", None}
-    assert not any(broken_rules(picture) for picture in shown)
-    assert {picture.kind for picture in shown} == {"single", "pair", "count"}
-    every = frozenset(get_args(Style))
-    assert all(scene(4, index, "train", Selection(styles=every)) == scene(4, index) for index in range(50))
+def test_calm_scenes_have_one_plan() -> None:
+    """Of every kind: upright, of a size and at places of its own, in the first style that the splits leave."""
+    shown = [scene(3, index, "train", Selection(CHOSEN, calm=1)) for index in range(1200)]
+    plans: dict[tuple[str, int, str | None], set[tuple[float, ...]]] = defaultdict(set)
+    for picture in shown:
+        assert not broken_rules(picture)
+        assert not any(thing.angle or thing.mirrored for thing in picture.things)
+        alike = (round(2 * max(reach(thing)), 6) for thing in picture.things)
+        places = (round(part, 6) for thing in picture.things for part in (thing.x, thing.y))
+        plans[picture.kind, len(picture.things), picture.relation].add((*alike, *places))
+    assert set(plans) == {("single", 1, None), *(("pair", 2, side) for side in ("left", "above"))} | {
+        ("count", number, None) for number in range(1, 7)
+    }
+    assert all(len(plan) == 1 for plan in plans.values()), plans
+    assert plans["pair", 2, "left"] == {(0.405, 0.405, 0.265, 0.5, 0.735, 0.5)}
 
 
-@pytest.mark.parametrize("styles", [(), ("oil",)])
-def test_styles_that_there_are_not(styles: tuple[Style, ...]) -> None:
-    with pytest.raises(ValueError, match="drawings are of noto, twemoji, fluent, not of"):
-        Selection(styles=frozenset(styles))
+def test_a_calm_style_is_the_first_that_is_not_held_out() -> None:
+    held = held_out().styles
+    for index in range(800):
+        things = scene(5, index, "train", Selection(CHOSEN, calm=1)).things
+        left = [style for style in CALM_STYLES if not any((thing.concept, style) in held for thing in things)]
+        assert {thing.style for thing in things} == {None if things[0].is_shape else left[0]}
 
 
-def test_calm_things_stand_in_the_middle() -> None:
-    """Half of those alone, and nothing else."""
+def test_calm_scenes_are_a_share() -> None:
     shown = [scene(3, index, "train", Selection(CHOSEN, calm=0.5)) for index in range(800)]
-    alone = [picture.things[0] for picture in shown if picture.kind == "single"]
-    still = [thing for thing in alone if (thing.x, thing.y, thing.angle, thing.mirrored) == (0.5, 0.5, 0.0, False)]
-    assert len(still) / len(alone) == pytest.approx(0.5, abs=0.06)
-    assert {round(2 * max(reach(thing)), 6) for thing in still} == {0.8}
-    assert not any(broken_rules(picture) for picture in shown)
-    pairs = [picture for picture in shown if picture.kind == "pair"]
-    assert all(
-        abs(first.x - second.x) > 0.2 or abs(first.y - second.y) > 0.2 for first, second in (p.things for p in pairs)
-    )
+    still = [picture for picture in shown if all(thing.angle == 0 for thing in picture.things)]
+    styles = Counter(picture.things[0].style for picture in shown if not picture.things[0].is_shape)
+    assert len(still) / len(shown) == pytest.approx(0.72, abs=0.06)
+    assert styles["twemoji"] / styles.total() == pytest.approx(0.5 + 0.5 / 3, abs=0.08)
     with pytest.raises(ValueError, match="a share lies between 0 and 1"):
         Selection(calm=1.5)
 
 
 def test_easy_scenes_come_first() -> None:
     """Of one selection, then of another; pictures as the same scenes have."""
-    simple, device = Selection(CHOSEN, EASY, frozenset(("twemoji",))), torch.device("cpu")
+    simple, device = Selection(CHOSEN, EASY, calm=1), torch.device("cpu")
     source = latent_data.scenes(3, 16, "train", device, SELECTION, begin=simple, easy=40)
     for position, selection in ((0, simple), (39, simple), (40, SELECTION)):
         wanted = scene_source(3, 16, selection=selection)(position)

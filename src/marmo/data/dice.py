@@ -37,6 +37,29 @@ class Dice:
         return next(reversed(list(weights)))
 
 
+class StillDice(Dice):
+    """They always fall on the middle of what can be, and on the first of several things."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def chance(self, probability: float) -> bool:
+        return probability > 0.5
+
+    def uniform(self, low: float, high: float) -> float:
+        return (low + high) / 2
+
+    def near(self, middle: float, reach: float) -> float:
+        return middle
+
+    def choice(self, items: Sequence[T]) -> T:
+        return items[0]
+
+    def weighted(self, weights: Mapping[T, float]) -> T:
+        """The key of the largest share."""
+        return max(weights, key=lambda item: weights[item])
+
+
 def share(key: str) -> float:
     """A number in [0, 1) that the text decides: below 0.1 for a tenth of all texts."""
     return int.from_bytes(sha256(key.encode()).digest()[:8]) / 2**64

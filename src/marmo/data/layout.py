@@ -40,11 +40,6 @@ def alone(thing: Thing, dice: Dice) -> Thing:
     return _placed(_sized(thing, dice.uniform(0.55, 0.95)), 0.5, 0.5, dice, 0.25)
 
 
-def calm(thing: Thing) -> Thing:
-    """80 % of the frame, in the middle, upright and not mirrored."""
-    return _sized(replace(thing, x=0.5, y=0.5, angle=0.0, mirrored=False), 0.8)
-
-
 def two(first: Thing, second: Thing, relation: Relation, dice: Dice) -> tuple[Thing, Thing]:
     """35 to 46 % of the frame each; `first` is left of or above `second`, with a gap between them."""
     placed: list[Thing] = []

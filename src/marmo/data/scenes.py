@@ -10,7 +10,7 @@ A `Selection` draws from fewer concepts or fewer kinds of scenes; without one a 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -22,7 +22,7 @@ from marmo.data.captions import Caption, caption
 from marmo.data.colours import COLOURS, Lab, targets, triple
 from marmo.data.compose import compose
 from marmo.data.corpus import STYLES, Concept, Style, corpus, shape_concepts
-from marmo.data.dice import Dice
+from marmo.data.dice import Dice, StillDice
 from marmo.data.scene import Kind, Record, Relation, Scene, Thing, record
 from marmo.data.selection import EVERYTHING, Group, Selection
 from marmo.data.shapes import FILLS
@@ -30,6 +30,8 @@ from marmo.data.splits import HELDOUT_COUNT, Rule, Split, broken_rules, held_out
 
 KINDS: dict[Group, float] = {"single": 0.45, "pair": 0.25, "count": 0.15, "shape": 0.15}
 SHAPE_KINDS: dict[Kind, float] = {"single": 0.5, "pair": 0.3, "count": 0.2}
+CALM_STYLES: tuple[Style, ...] = ("twemoji", "noto", "fluent")
+"""The flattest drawings first."""
 COLOURED = 0.5
 """Of the things that can be recoloured, so many are."""
 
@@ -161,24 +163,40 @@ def _kind(dice: Dice, split: Split, kinds: frozenset[Group]) -> tuple[Kind, bool
 
 
 def _propose(dice: Dice, kind: Kind, from_shapes: bool, split: Split, selection: Selection) -> Scene:
-    styles: list[Style] = [style for style in STYLES if style in selection.styles]
-    style = None if from_shapes else dice.choice(styles)
+    is_calm = selection.calm > 0 and dice.chance(selection.calm)  # no roll where none is calm: the same scenes
+    style = None if from_shapes else CALM_STYLES[0] if is_calm else dice.choice(STYLES)
     concepts = pool(kind, from_shapes, split, selection)
     relation: Relation | None = None
+    looked, where = (_calm, StillDice()) if is_calm else (list[Thing], dice)
     match kind:
         case "single":
-            thing = _thing(dice, concepts, style, split)
-            is_calm = selection.calm > 0 and dice.chance(selection.calm)  # no roll where none is calm: the same scenes
-            things = (layout.calm(thing) if is_calm else layout.alone(thing, dice),)
+            (thing,) = looked([_thing(dice, concepts, style, split)])
+            things = (layout.alone(thing, where),)
         case "pair":
-            first, second = _two(dice, concepts, style, split)
+            first, second = looked(_two(dice, concepts, style, split))
             relation = "left" if dice.chance(0.5) else "above"
-            things = layout.two(first, second, relation, dice)
+            things = layout.two(first, second, relation, where)
         case "count":
             number = HELDOUT_COUNT if split == "heldout_count" else 1 + int(dice.uniform(0, 6))
-            things = layout.several(_thing(dice, concepts, style, split), number, dice)
+            (thing,) = looked([_thing(dice, concepts, style, split)])
+            things = layout.several(thing, number, where)
     background = backgrounds.pick(dice, tuple(_tone(thing) for thing in things))
     return Scene(kind, things, background, relation)
+
+
+def _calm(things: Sequence[Thing]) -> list[Thing]:
+    """Not mirrored, and drawn in the first style that the splits leave to all of them."""
+    held = held_out().styles
+    left: list[Style] = [style for style in CALM_STYLES if not any((thing.concept, style) in held for thing in things)]
+    return [_plain(thing, left[0] if left else CALM_STYLES[0]) for thing in things]
+
+
+def _plain(thing: Thing, style: Style) -> Thing:
+    """A shape has no style, and a drawing in which no colour can be replaced keeps its own."""
+    if thing.is_shape:
+        return replace(thing, mirrored=False)
+    can_be_coloured = corpus()[thing.concept].looks[style].colour is not None
+    return replace(thing, style=style, colour=thing.colour if can_be_coloured else None, mirrored=False)
 
 
 def _two(dice: Dice, pool: Sequence[Concept], style: Style | None, split: Split) -> tuple[Thing, Thing]:

@@ -2,7 +2,7 @@
 
     Selection(frozenset(listed(120)))                        the 120 concepts that people ask for first
     Selection(frozenset(listed(120)), kinds=EASY)            of these, nothing but things that stand alone, and shapes
-    Selection(styles=frozenset(("twemoji",)))                everything, in the drawings of one set
+    Selection(calm=0.5)                                      everything, half of it as plain as can be
 
 A list of concepts is a text file with an id per line.  Marmo's own list stands in `selection.txt`; a model's folder
 holds the one that the model learned from.
@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from marmo.data.corpus import STYLES, Style, corpus
+from marmo.data.corpus import corpus
 from marmo.data.splits import held_out
 from marmo.files.atomic import atomic_write
 
@@ -41,16 +41,12 @@ class Selection:
     concepts: frozenset[str] | None = None
     """Ids; None is all of them."""
     kinds: frozenset[Group] = GROUPS
-    styles: frozenset[Style] = frozenset(STYLES)
-    """Of the drawn things; shapes have none"""
     calm: float = 0.0
-    """The share of things alone that stand upright in the middle, none of them larger than another"""
+    """The share of scenes as plain as can be: one style, and everything upright at a place and of a size of its own"""
 
     def __post_init__(self) -> None:
         if not self.kinds or not self.kinds <= GROUPS:
             raise ValueError(f"scenes are some of {', '.join(sorted(GROUPS))}, not {', '.join(self.kinds) or 'none'}")
-        if not self.styles or not self.styles <= frozenset(STYLES):
-            raise ValueError(f"drawings are of {', '.join(STYLES)}, not of {', '.join(self.styles) or 'nobody'}")
         if not 0 <= self.calm <= 1:
             raise ValueError(f"a share lies between 0 and 1, unlike {self.calm:g}")
         if self.concepts is not None:

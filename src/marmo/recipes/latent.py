@@ -26,7 +26,6 @@ import tyro
 from torch import Tensor, nn
 
 from marmo.data.cache import TensorCache
-from marmo.data.corpus import STYLES, Style
 from marmo.data.latents import Draw
 from marmo.data.selection import CONCEPTS_FILE, EASY, Selection, listed, read_concepts, write_concepts
 from marmo.data.source import Source
@@ -101,13 +100,11 @@ class Config:
     concepts: int | Path | None = None
     """Of the scenes: the first of Marmo's own list, or a file with an id per line; all by default"""
     calm: float = 0.0
-    """Of the scenes: the share of things alone that stand upright in the middle, none larger than another"""
+    """Of the scenes: the share that is as plain as can be, one style, everything upright at a place of its own"""
     easy_images: int = 0
     """So many images at the beginning show scenes with a single thing, or shapes"""
-    easy_style: Style | None = None
-    """And drawings of one style, if it is given"""
     easy_calm: float = 0.0
-    """And so many of them in the middle"""
+    """And of these so many are plain"""
     size: int = 512
     """Pixels along the side; larger pictures are cut"""
     held_out: int = 64
@@ -426,9 +423,9 @@ def _data(config: Config, lessons: Lessons, multiple: int) -> Data:
         case None:
             raise ValueError("there is nothing to learn from: give --data")
         case "scenes":
-            ids, first = _concepts(config), STYLES if config.easy_style is None else (config.easy_style,)
+            ids = _concepts(config)
             chosen = Selection(None if ids is None else frozenset(ids), calm=config.calm)
-            begin = replace(chosen, kinds=EASY, styles=frozenset(first), calm=config.easy_calm)
+            begin = replace(chosen, kinds=EASY, calm=config.easy_calm)
             easy = -(-config.easy_images // (config.window * config.repeats)) * config.window
             drawn = (config.size, config.split, lessons.device)
             rows = scenes(config.seed, *drawn, chosen, begin, easy)
