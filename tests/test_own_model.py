@@ -82,7 +82,8 @@ def test_the_page_has_the_whole_chain():
         *("train",) * 2,
         *("generate",) * 2,
         "evaluate",
-        "convert",
+        *("convert",) * 2,
+        "inspect",
     ]
 
 
