@@ -9,14 +9,8 @@ OUT ?= out
 
 .PHONY: demo test check full clean
 
-demo: $(VENV)/demo.stamp  ## paint: pictures from English and Chinese prompts; without Marmo's own model, a stand-in's texture
-ifneq ($(wildcard src/marmo/pretrained/models/*/model_index.json),)
+demo: $(VENV)/demo.stamp  ## paint: pictures from English and Chinese prompts, with the model that comes along
 	$(BIN)/marmo generate --prompts-file docs/demo.txt --seed 7 --name "{prompt}" --output $(OUT)/demo
-else
-	@test -f $(OUT)/stand-in.safetensors || $(BIN)/python benchmarks/checkpoint.py $(OUT)/stand-in.safetensors
-	@echo "The stand-in has random weights: it paints texture, not what the prompt says."
-	$(BIN)/marmo generate "a red fox in the snow" --model $(OUT)/stand-in.safetensors --seed 7 --output $(OUT)
-endif
 
 check: $(VENV)/dev.stamp  ## the fast inner loop: format, lint, types, import contract, spelling, fast tests
 	$(BIN)/ruff format --check .

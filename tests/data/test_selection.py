@@ -103,8 +103,24 @@ def test_calm_scenes_are_a_share() -> None:
     styles = Counter(picture.things[0].style for picture in shown if not picture.things[0].is_shape)
     assert len(still) / len(shown) == pytest.approx(0.72, abs=0.06)
     assert styles["twemoji"] / styles.total() == pytest.approx(0.5 + 0.5 / 3, abs=0.08)
-    with pytest.raises(ValueError, match="a share lies between 0 and 1"):
-        Selection(calm=1.5)
+
+
+def test_more_things_and_more_colours() -> None:
+    """Pairs keep their share of what is plural, and things alone of what is not."""
+    shown = [scene(3, index, "train", Selection(CHOSEN, plural=0.7, coloured=0.9)) for index in range(1500)]
+    groups = Counter("shape" if one.things[0].is_shape else one.kind for one in shown)
+    wanted = {"single": 0.225, "pair": 0.4375, "count": 0.2625, "shape": 0.075}
+    assert {group: groups[group] / 1500 for group in wanted} == pytest.approx(wanted, abs=0.04)
+    assert not any(broken_rules(picture) for picture in shown)
+    drawn = [thing for picture in shown for thing in picture.things[:1] if thing.style is not None]
+    can = [thing for thing in drawn if corpus()[thing.concept].looks[thing.style or "noto"].colour is not None]
+    assert sum(thing.colour is not None for thing in can) / len(can) == pytest.approx(0.9, abs=0.04)
+
+
+@pytest.mark.parametrize("field", ["coloured", "plural", "calm"])
+def test_shares_are_shares(field: str) -> None:
+    with pytest.raises(ValueError, match="a share lies between 0 and 1, unlike"):
+        Selection(**{field: 1.5})
 
 
 def test_easy_scenes_come_first() -> None:

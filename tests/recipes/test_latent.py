@@ -138,7 +138,7 @@ WITH = {"target": {"noise": None, "zero_snr": None}}
 ELSEWHERE = {
     *("folder", "images", "device", "dtype", "workers", "keep"),
     *("data", "split", "concepts", "easy_images", "size", "bucket_step", "vae", "clip", "from_"),  # tested above, below
-    *("calm", "easy_calm"),  # in tests/data/test_selection.py
+    *("coloured", "plural", "calm", "easy_calm"),  # in tests/data/test_selection.py
     *("window", "repeats", "shift"),  # in tests/data/test_latents.py, tests/diffusion/test_training.py
     *("held_out", "log_images", "validate_images", "save_images", "snapshot_images"),  # what is written, when
     *("prompts", "guidance_scale", "steps"),  # of the sheets

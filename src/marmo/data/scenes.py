@@ -24,16 +24,15 @@ from marmo.data.compose import compose
 from marmo.data.corpus import STYLES, Concept, Style, corpus, shape_concepts
 from marmo.data.dice import Dice, StillDice
 from marmo.data.scene import Kind, Record, Relation, Scene, Thing, record
-from marmo.data.selection import EVERYTHING, Group, Selection
+from marmo.data.selection import EVERYTHING, PLURAL, Group, Selection
 from marmo.data.shapes import FILLS
 from marmo.data.splits import HELDOUT_COUNT, Rule, Split, broken_rules, held_out, needs_english
 
 KINDS: dict[Group, float] = {"single": 0.45, "pair": 0.25, "count": 0.15, "shape": 0.15}
+"""Of which pairs and counts are `PLURAL`."""
 SHAPE_KINDS: dict[Kind, float] = {"single": 0.5, "pair": 0.3, "count": 0.2}
 CALM_STYLES: tuple[Style, ...] = ("twemoji", "noto", "fluent")
 """The flattest drawings first."""
-COLOURED = 0.5
-"""Of the things that can be recoloured, so many are."""
 
 PROPOSALS = 5_000
 """Where so many fail, none is right: of 100 concepts one pair in 20 is held out, one drawing in 10."""
@@ -70,7 +69,7 @@ def scene(seed: int, index: int, split: Split = "train", selection: Selection = 
     `NothingToDraw` where a split holds nothing of a selection.
     """
     dice = _dice(seed, index, split)
-    kind, from_shapes = _kind(dice, split, selection.kinds)
+    kind, from_shapes = _kind(dice, split, selection)
     for _ in range(PROPOSALS):
         proposed = _propose(dice, kind, from_shapes, split, selection)
         if _belongs(proposed, split):
@@ -144,13 +143,15 @@ def _rule(split: Split) -> Rule:
             raise AssertionError(split)
 
 
-def _kind(dice: Dice, split: Split, kinds: frozenset[Group]) -> tuple[Kind, bool]:
+def _kind(dice: Dice, split: Split, selection: Selection) -> tuple[Kind, bool]:
     """The kind, and whether shapes take part; held-out things stand alone, where nothing else can go wrong."""
     if split in HELDOUT_KINDS:
         return HELDOUT_KINDS[split], False
     if split not in ("train", "all"):
         return "single", False
-    kind = dice.weighted({group: weight for group, weight in KINDS.items() if group in kinds})
+    plural, simple = selection.plural / PLURAL, (1 - selection.plural) / (1 - PLURAL)
+    shares = {group: share * (plural if group in ("pair", "count") else simple) for group, share in KINDS.items()}
+    kind = dice.weighted({group: share for group, share in shares.items() if group in selection.kinds})
     match kind:
         case "shape":
             return dice.weighted(SHAPE_KINDS), True
@@ -170,15 +171,15 @@ def _propose(dice: Dice, kind: Kind, from_shapes: bool, split: Split, selection:
     looked, where = (_calm, StillDice()) if is_calm else (list[Thing], dice)
     match kind:
         case "single":
-            (thing,) = looked([_thing(dice, concepts, style, split)])
+            (thing,) = looked([_thing(dice, concepts, style, split, selection.coloured)])
             things = (layout.alone(thing, where),)
         case "pair":
-            first, second = looked(_two(dice, concepts, style, split))
+            first, second = looked(_two(dice, concepts, style, split, selection.coloured))
             relation = "left" if dice.chance(0.5) else "above"
             things = layout.two(first, second, relation, where)
         case "count":
             number = HELDOUT_COUNT if split == "heldout_count" else 1 + int(dice.uniform(0, 6))
-            (thing,) = looked([_thing(dice, concepts, style, split)])
+            (thing,) = looked([_thing(dice, concepts, style, split, selection.coloured)])
             things = layout.several(thing, number, where)
     background = backgrounds.pick(dice, tuple(_tone(thing) for thing in things))
     return Scene(kind, things, background, relation)
@@ -199,22 +200,24 @@ def _plain(thing: Thing, style: Style) -> Thing:
     return replace(thing, style=style, colour=thing.colour if can_be_coloured else None, mirrored=False)
 
 
-def _two(dice: Dice, pool: Sequence[Concept], style: Style | None, split: Split) -> tuple[Thing, Thing]:
+def _two(
+    dice: Dice, pool: Sequence[Concept], style: Style | None, split: Split, coloured: float
+) -> tuple[Thing, Thing]:
     """Two things that a caption can tell apart."""
-    first = second = _thing(dice, pool, style, split)
+    first = second = _thing(dice, pool, style, split, coloured)
     while first.concept == second.concept:
-        second = _thing(dice, pool, style, split)
+        second = _thing(dice, pool, style, split, coloured)
     return first, second
 
 
-def _thing(dice: Dice, pool: Sequence[Concept], style: Style | None, split: Split) -> Thing:
+def _thing(dice: Dice, pool: Sequence[Concept], style: Style | None, split: Split, coloured: float) -> Thing:
     concept = dice.choice(pool)
     mirrored = concept.is_mirrored and dice.chance(0.5)
     if style is None:
         colour, fill = dice.choice(list(COLOURS)), dice.choice(FILLS)
         return Thing(concept.id, None, colour, fill, 0.5, 0.5, 0.5, mirrored=mirrored)
     colour = None
-    if concept.looks[style].colour is not None and (dice.chance(COLOURED) or split == "heldout_language"):
+    if concept.looks[style].colour is not None and (dice.chance(coloured) or split == "heldout_language"):
         colour = dice.choice(_colours(concept.id, split))
     return Thing(concept.id, style, colour, None, 0.5, 0.5, 0.5, mirrored=mirrored)
 

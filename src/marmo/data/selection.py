@@ -23,6 +23,8 @@ Group = Literal["single", "pair", "count", "shape"]
 GROUPS: frozenset[Group] = frozenset(("single", "pair", "count", "shape"))
 EASY: frozenset[Group] = frozenset(("single", "shape"))
 """What a training may begin with."""
+PLURAL = 0.4
+"""The usual share of pairs and counts."""
 
 CONCEPTS_FILE = "concepts.txt"
 """What the list is called in a model's folder."""
@@ -41,14 +43,19 @@ class Selection:
     concepts: frozenset[str] | None = None
     """Ids; None is all of them."""
     kinds: frozenset[Group] = GROUPS
+    coloured: float = 0.5
+    """Of the things whose colour can be replaced, the share that has another"""
+    plural: float = PLURAL
+    """The share of pairs of drawn things and of several alike, where all kinds are drawn"""
     calm: float = 0.0
     """The share of scenes as plain as can be: one style, and everything upright at a place and of a size of its own"""
 
     def __post_init__(self) -> None:
         if not self.kinds or not self.kinds <= GROUPS:
             raise ValueError(f"scenes are some of {', '.join(sorted(GROUPS))}, not {', '.join(self.kinds) or 'none'}")
-        if not 0 <= self.calm <= 1:
-            raise ValueError(f"a share lies between 0 and 1, unlike {self.calm:g}")
+        for share in (self.coloured, self.plural, self.calm):
+            if not 0 <= share <= 1:
+                raise ValueError(f"a share lies between 0 and 1, unlike {share:g}")
         if self.concepts is not None:
             check_concepts(sorted(self.concepts))
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from marmo.data.cache import TensorCache
 from marmo.data.latents import Draw
-from marmo.data.selection import CONCEPTS_FILE, EASY, Selection, listed, read_concepts, write_concepts
+from marmo.data.selection import CONCEPTS_FILE, EASY, PLURAL, Selection, listed, read_concepts, write_concepts
 from marmo.data.source import Source
 from marmo.data.splits import Split
 from marmo.diffusion.denoiser import Network, Parametrisation
@@ -99,6 +99,10 @@ class Config:
     """Of the scenes"""
     concepts: int | Path | None = None
     """Of the scenes: the first of Marmo's own list, or a file with an id per line; all by default"""
+    coloured: float = 0.5
+    """Of the scenes: how many things have another colour, of those in which one can be replaced"""
+    plural: float = PLURAL
+    """Of the scenes: the share of pairs and of several things alike"""
     calm: float = 0.0
     """Of the scenes: the share that is as plain as can be, one style, everything upright at a place of its own"""
     easy_images: int = 0
@@ -210,19 +214,21 @@ def s_128() -> Config:
 
 
 def cpu() -> Config:
-    """128 pixels of 150 concepts in latents of 16 x 16: a night of two CPU cores, and 26 MB in 8 bits."""
+    """128 pixels of 150 concepts in latents of 16 x 16: six hours of a CPU core, and 25 MB in 8 bits."""
     shape = UNetShape(channels=(96, 160, 224), depths=(0, 1, 1), num_heads=(3, 5, 7), num_res_blocks=1)
     return replace(
         s_128(),
         concepts=150,
-        easy_images=60_000,
+        calm=0.85,
+        easy_images=250_000,
+        easy_calm=1.0,
         unet=shape,
         text_lr=0.3,
-        images=3_000_000,
+        images=1_000_000,
         batch_size=32,
         lr=5e-4,
         warmup=6_400,
-        tail=900_000,
+        tail=250_000,
         betas=(0.9, 0.99),
         ema=(0.05,),
         window=2048,
@@ -241,7 +247,9 @@ def tiny() -> Config:
         cpu(),
         data=None,
         concepts=None,
+        calm=0.0,
         easy_images=0,
+        easy_calm=0.0,
         spread=None,
         text_lr=0.0,
         size=32,
@@ -424,8 +432,9 @@ def _data(config: Config, lessons: Lessons, multiple: int) -> Data:
             raise ValueError("there is nothing to learn from: give --data")
         case "scenes":
             ids = _concepts(config)
-            chosen = Selection(None if ids is None else frozenset(ids), calm=config.calm)
-            begin = replace(chosen, kinds=EASY, calm=config.easy_calm)
+            known = Selection(None if ids is None else frozenset(ids), coloured=config.coloured)
+            chosen = replace(known, plural=config.plural, calm=config.calm)
+            begin = replace(known, kinds=EASY, calm=config.easy_calm)
             easy = -(-config.easy_images // (config.window * config.repeats)) * config.window
             drawn = (config.size, config.split, lessons.device)
             rows = scenes(config.seed, *drawn, chosen, begin, easy)
