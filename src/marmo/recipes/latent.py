@@ -219,6 +219,8 @@ def cpu() -> Config:
     return replace(
         s_128(),
         concepts=150,
+        coloured=0.75,
+        plural=0.65,
         calm=0.85,
         easy_images=250_000,
         easy_calm=1.0,
@@ -247,6 +249,8 @@ def tiny() -> Config:
         cpu(),
         data=None,
         concepts=None,
+        coloured=0.5,
+        plural=PLURAL,
         calm=0.0,
         easy_images=0,
         easy_calm=0.0,
