@@ -14,6 +14,7 @@ import marmo
 from marmo.bundling import trial
 from marmo.bundling.__main__ import MAX_FILE, MAX_WEIGHTS
 from marmo.cards import latent_card
+from marmo.data.known_words import KnownWords
 from marmo.library import bundled
 from marmo.library.places import Place
 from marmo.library.scan import candidates
@@ -63,6 +64,15 @@ def test_it_reaches_its_floor(model: LatentDiffusion, folder: Path):
     painted = trial.pictures(model, trial.requests(model, asked))
     assert len(asked) == 24 and trial.share_right(asked, painted) >= floors.right
     assert floors.psnr >= 15
+
+
+@pytest.mark.parametrize("folder", OWN, ids=lambda path: path.name)
+def test_the_demo_asks_for_nothing_that_it_does_not_know(folder: Path):
+    known = KnownWords(latent_card(open_checkpoint(folder)).concepts)
+    demo = (Path(__file__).parents[2] / "docs" / "demo.txt").read_text(encoding="utf-8").splitlines()
+    prompts = [line for line in demo if line and not line.startswith("#")]
+    assert len(prompts) == 6 and not [prompt for prompt in prompts if known.unknown(prompt)]
+    assert known.unknown("a queen")
 
 
 @pytest.mark.long
